@@ -1,0 +1,106 @@
+"""Where time comes from, and what a fork does to it.
+
+Nothing else in the library waits, sleeps or reads a clock. Every policy takes `clock=`; tests hand in a
+`resilient.testing.VirtualClock`. The wall clock appears only in registry wire formats (`SystemClock.wall_ms`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class Clock(Protocol):
+    """Where time comes from. Seconds as float; safe to share between threads and event loops."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment; never goes back."""
+        ...
+
+    def sleep(self, seconds: float, /) -> None:
+        """Block this thread."""
+        ...
+
+    async def sleep_async(self, seconds: float, /) -> None:
+        """Suspend this task."""
+        ...
+
+    def wait(self, event: threading.Event, timeout: float | None, /) -> bool:
+        """Block this thread until `event` is set (True) or `timeout` seconds have passed (False)."""
+        ...
+
+    def call_later(
+        self, loop: asyncio.AbstractEventLoop, delay: float, fn: Callable[[], object], /
+    ) -> Callable[[], None]:
+        """Call `fn` on `loop` after `delay` seconds; returns the function that cancels it. Loop thread only."""
+        ...
+
+
+class SystemClock:
+    """The machine's monotonic clock."""
+
+    monotonic = staticmethod(time.monotonic)  # the builtin itself: half the cost of a method around it
+    sleep = staticmethod(time.sleep)
+
+    async def sleep_async(self, seconds: float, /) -> None:
+        """Suspend this task."""
+        import asyncio
+
+        await asyncio.sleep(seconds)
+
+    def wait(self, event: threading.Event, timeout: float | None, /) -> bool:
+        """Block this thread until `event` is set or `timeout` seconds have passed."""
+        return event.wait(timeout)
+
+    def call_later(
+        self, loop: asyncio.AbstractEventLoop, delay: float, fn: Callable[[], object], /
+    ) -> Callable[[], None]:
+        """Call `fn` on `loop` after `delay` seconds."""
+        return loop.call_later(delay, fn).cancel
+
+    def __repr__(self) -> str:
+        return "SystemClock()"
+
+
+SYSTEM_CLOCK: Clock = SystemClock()
+
+
+def wall_ms() -> int:
+    """The wall clock in epoch milliseconds, for registry wire formats only; never used to measure."""
+    return time.time_ns() // 1_000_000
+
+
+class ForkAware(Protocol):
+    """An object with threads, locks or sockets that a forked child must not share with its parent."""
+
+    def after_fork_in_child(self) -> None:
+        """Make new locks, forget threads and sockets (unclosed: they are the parent's), redraw random offsets."""
+        ...
+
+
+_fork_aware: WeakSet[ForkAware] = WeakSet()
+
+
+def forget_on_fork(thing: ForkAware) -> None:
+    """Call `thing.after_fork_in_child()` in every child forked while `thing` is alive.
+
+    A lock that another thread held at the moment of the fork stays locked for ever in the child: gunicorn's
+    prefork workers would hang on their first call.
+    """
+    _fork_aware.add(thing)
+
+
+def _after_fork_in_child() -> None:
+    for thing in list(_fork_aware):
+        thing.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

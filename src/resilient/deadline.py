@@ -1,0 +1,128 @@
+"""How long an answer is still of use. Travels with the context: into tasks, and into worker threads of this library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar, Token
+from typing import NamedTuple, Protocol, Self
+
+from resilient.checks import positive_seconds
+from resilient.clock import SYSTEM_CLOCK, Clock
+from resilient.errors import DeadlineExceededError
+
+
+class Limit(NamedTuple):
+    """The latest moment an answer is of use, and who says so."""
+
+    end: float
+    owner: object  # the Timeout or Deadline that set it
+    name: str  # of that policy, for the error
+
+
+class Expiring(Protocol):
+    """An async time limit around the running code."""
+
+    expired: bool
+
+
+current_limit: ContextVar[Limit | None] = ContextVar("resilient.deadline", default=None)
+current_scope: ContextVar[Expiring | None] = ContextVar("resilient.timeout_scope", default=None)
+
+
+def lower_limit(end: float, owner: object, name: str, now: float) -> Limit:
+    """The tighter of `end` and what the context already holds.
+
+    Raises:
+        DeadlineExceededError: when that moment has passed: nothing was sent.
+    """
+    limit = current_limit.get()
+    if limit is None or end < limit.end:
+        limit = Limit(end, owner, name)
+    if limit.end <= now:
+        raise DeadlineExceededError(
+            f"{name!r} was not called: the deadline set by {limit.name!r} passed {now - limit.end:.3g} s ago",
+            policy=limit.name,
+        )
+    return limit
+
+
+class Deadline:
+    """The latest moment an answer is of use; shortens every timeout, retry and wait inside the block.
+
+    A Deadline inside another one can only be earlier. It interrupts nothing by itself: timeouts, transports and queues
+    inside the block read it. Safe for threads and tasks; each block is its own.
+
+    Args:
+        seconds: from entering the block; more than 0.
+        clock: default the machine's monotonic clock.
+
+    Raises:
+        ConfigError: when `seconds` is not a positive number.
+
+    Example:
+        >>> from resilient import Deadline
+        >>> with Deadline(3.0) as deadline:
+        ...     0.0 < deadline.remaining <= 3.0
+        True
+    """
+
+    __slots__ = ("_clock", "_end", "_seconds", "_token")
+
+    def __init__(self, seconds: float, *, clock: Clock | None = None) -> None:
+        self._seconds = positive_seconds("Deadline", "seconds", seconds)
+        self._clock = clock or SYSTEM_CLOCK
+        self._end: float | None = None
+        self._token: Token[Limit | None] | None = None
+
+    def __enter__(self) -> Self:
+        if self._token is not None:
+            raise RuntimeError("this Deadline is already entered; make one per block")
+        end = self._clock.monotonic() + self._seconds
+        outer = current_limit.get()
+        limit = outer if outer is not None and outer.end <= end else Limit(end, self, "deadline")
+        self._end = limit.end
+        self._token = current_limit.set(limit)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        token, self._token = self._token, None
+        if token is not None:
+            current_limit.reset(token)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, never negative; the whole length before the block is entered."""
+        if self._end is None:
+            return self._seconds
+        return max(0.0, self._end - self._clock.monotonic())
+
+    @classmethod
+    def current(cls) -> Deadline | None:
+        """The deadline of this context, or None. Reading it does not extend it."""
+        limit = current_limit.get()
+        if limit is None:
+            return None
+        found = cls.__new__(cls)
+        found._clock = getattr(limit.owner, "_clock", SYSTEM_CLOCK)
+        found._end = limit.end
+        found._seconds = max(0.0, limit.end - found._clock.monotonic())
+        found._token = None
+        return found
+
+    @classmethod
+    def none(cls) -> AbstractContextManager[None]:
+        """A block without a deadline, for background work that outlives its caller."""
+        return _no_deadline()
+
+    def __repr__(self) -> str:
+        return f"<Deadline {self.remaining:.3g} s left>"
+
+
+@contextmanager
+def _no_deadline() -> Iterator[None]:
+    token = current_limit.set(None)
+    try:
+        yield
+    finally:
+        current_limit.reset(token)

@@ -1,0 +1,142 @@
+"""What is rare and worth telling: state changes, rejections, registrations lost. What is frequent is counted instead.
+
+An event is a frozen dataclass. It is queued while its owner decides and delivered after the owner's lock is free
+again, in the order of the decisions. A listener that raises is logged and changes nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+logger = logging.getLogger("resilient")
+logger.addHandler(logging.NullHandler())  # silent until the application configures logging
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something rare that happened to the policy or registry `name`.
+
+    Attributes:
+        name: whom it happened to.
+        at: when, in seconds of that policy's monotonic clock.
+    """
+
+    name: str
+    at: float
+
+
+EV = TypeVar("EV", bound=Event)
+T = TypeVar("T")
+Listener = Callable[[Any], object]
+
+_listeners: tuple[tuple[type[Event], Listener], ...] = ()
+_listeners_lock = threading.Lock()
+
+
+def listen(listener: Callable[[EV], object], kind: type[EV], /) -> Callable[[], None]:
+    """Hear every event of a kind, from every policy of this process.
+
+    Args:
+        listener: called with the event, by the thread that caused it or, when several threads cause events at once,
+            by one of them. Keep it short; hand long work to a queue.
+        kind: an event class; its subclasses are heard too. `Event` hears everything.
+
+    Returns:
+        The function that stops the listening. Calling it twice is fine.
+
+    Raises:
+        TypeError: when `listener` is a coroutine function: nobody would await it.
+
+    Safe for threads and event loops.
+
+    Example:
+        >>> from resilient import CircuitBreaker, CircuitStateChanged, listen
+        >>> heard = []
+        >>> stop = listen(heard.append, CircuitStateChanged)
+        >>> CircuitBreaker("db").force_open()
+        >>> heard[0].new.value
+        'forced_open'
+        >>> stop()
+    """
+    global _listeners
+    check_listener(listener)
+    entry = (kind, listener)
+    with _listeners_lock:
+        _listeners = (*_listeners, entry)
+
+    def stop() -> None:
+        global _listeners
+        with _listeners_lock:
+            _listeners = tuple(other for other in _listeners if other is not entry)
+
+    return stop
+
+
+def check_listener(listener: object) -> None:
+    """Refuse what can not be called, or what nobody would await, where it is registered."""
+    if not callable(listener):
+        raise TypeError(f"a listener must be callable, not {listener!r}")
+    if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(getattr(listener, "__call__", None)):  # noqa: B004  # the bound method itself is asked for
+        raise TypeError(f"a listener must be a plain function, {listener!r} is async: nobody would await it")
+
+
+def anyone_listens() -> bool:
+    """Whether an event would be heard: what is frequent under load is not even made when nobody listens."""
+    return bool(_listeners)
+
+
+def publish(event: Event, own: Iterable[Listener] = ()) -> None:
+    """Deliver `event` to its owner's listeners and to those of its kind. Never raises; never call it under a lock."""
+    for listener in own:
+        _tell(listener, event)
+    for kind, listener in _listeners:
+        if isinstance(event, kind):
+            _tell(listener, event)
+
+
+def _tell(listener: Listener, event: Event) -> None:
+    try:
+        listener(event)
+    except Exception:
+        logger.exception("a listener raised on %r; nothing else changes", event)
+
+
+class Outbox(Generic[T]):
+    """Hands items on in the order they were put, outside the owner's lock, with nobody waiting for anybody.
+
+    The owner calls `put` under its lock and `drain` after it. Whoever gets the try-lock delivers for all, so an item
+    may be delivered by another thread than the one that put it, a moment later.
+    """
+
+    __slots__ = ("_deliver", "_delivering", "_queue")
+
+    def __init__(self, deliver: Callable[[T], None]) -> None:
+        self._queue: deque[T] = deque()
+        self._delivering = threading.Lock()
+        self._deliver = deliver
+
+    def put(self, item: T) -> None:
+        """Queue an item."""
+        self._queue.append(item)
+
+    def drain(self) -> None:
+        """Deliver what is queued, unless another thread is at it."""
+        while self._queue:  # again: an item may arrive between the last popleft and the release
+            if not self._delivering.acquire(blocking=False):
+                return
+            try:
+                while self._queue:
+                    self._deliver(self._queue.popleft())
+            finally:
+                self._delivering.release()
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's queue and whoever was delivering it."""
+        self._queue.clear()
+        self._delivering = threading.Lock()

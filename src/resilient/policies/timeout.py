@@ -1,0 +1,342 @@
+"""Give up on an answer that takes too long."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from resilient.checks import positive_seconds, whole
+from resilient.clock import SYSTEM_CLOCK, Clock, forget_on_fork
+from resilient.deadline import Limit, current_limit, current_scope, lower_limit
+from resilient.errors import BulkheadFullError, CallTimeoutError, ConfigError
+from resilient.policy import Args, AsyncCall, Call, Enforcer, Fn, Kwargs, Policy
+from resilient.workers import WORKERS
+
+if TYPE_CHECKING:
+    import asyncio
+
+logger = logging.getLogger("resilient")
+
+
+class Timeout(Enforcer):
+    """Give up on an answer after `seconds`: CallTimeoutError, which is also a TimeoutError.
+
+    Async calls are cancelled. A sync call can not be stopped, so it runs in a worker thread of the library's own and
+    is left behind when time is up: the caller is free, the work goes on until it ends by itself. The thread sees the
+    caller's context variables, but not its thread-locals: database connections and transactions that live in those
+    stay behind. Where that matters, use `thread=False` and give the client library the remaining time.
+
+    In a pipeline every Timeout only lowers the deadline, and one point directly around the call enforces it: policies
+    between see a plain error. A worker hop costs about 30 µs.
+
+    Args:
+        seconds: how long the call may take, more than 0.
+        name: label in the error; default "timeout".
+        thread: sync calls only: False sets the deadline and calls in the caller's own thread, without giving up.
+        max_abandoned: how many calls left behind may still be running, default 64; beyond that new calls are refused
+            with BulkheadFullError, before a hung dependency eats all threads.
+        clock: default the machine's monotonic clock.
+
+    Raises:
+        ConfigError: when an argument is out of range.
+        CallTimeoutError: from the guarded call, when time is up.
+        DeadlineExceededError: from the guarded call, when the caller's deadline had passed before.
+
+    Safe for threads and event loops.
+
+    Example:
+        >>> from resilient import Timeout
+        >>> @Timeout(2.0)
+        ... def slow() -> str:
+        ...     return "in time"
+        >>> slow()
+        'in time'
+    """
+
+    kind = "timeout"
+
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        name: str | None = None,
+        thread: bool = True,
+        max_abandoned: int = 64,
+        clock: Clock | None = None,
+    ) -> None:
+        self._seconds = positive_seconds("Timeout", "seconds", seconds)
+        if not isinstance(thread, bool):
+            raise ConfigError(f"Timeout: thread must be True or False, not {thread!r}", path="thread")
+        self._thread = thread
+        self._max_abandoned = whole("Timeout", "max_abandoned", max_abandoned)
+        self._clock = clock or SYSTEM_CLOCK
+        self._lock = threading.Lock()
+        self._abandoned = 0
+        super().__init__(name)
+        forget_on_fork(self)
+
+    @property
+    def seconds(self) -> float:
+        """How long the call may take."""
+        return self._seconds
+
+    @property
+    def abandoned(self) -> int:
+        """How many sync calls were left behind and still run."""
+        return self._abandoned
+
+    def granted(self, limit: float) -> float:
+        """The tighter of both."""
+        return min(self._seconds, limit)
+
+    def layer(self, inner: Call, limit: float) -> Call:
+        """Return `inner` with the deadline lowered."""
+        now = self._clock.monotonic
+
+        def limited(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+            started = now()
+            token = current_limit.set(lower_limit(started + self._seconds, self, self.name, started))
+            try:
+                return inner(fn, args, kwargs)
+            finally:
+                current_limit.reset(token)
+
+        return limited
+
+    def alayer(self, inner: AsyncCall, limit: float) -> AsyncCall:
+        """Return `inner` with the deadline lowered, for async functions."""
+        now = self._clock.monotonic
+
+        async def limited(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+            started = now()
+            token = current_limit.set(lower_limit(started + self._seconds, self, self.name, started))
+            try:
+                return await inner(fn, args, kwargs)
+            finally:
+                current_limit.reset(token)
+
+        return limited
+
+    def enforce(self, call: Call, policies: Sequence[Policy[Any]]) -> Call:
+        """Return `call` left behind in a worker thread when the deadline comes."""
+        if not self._thread:
+            return call
+        now, own = self._clock.monotonic, _own(policies)
+
+        def enforced(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+            limit = current_limit.get()
+            assert limit is not None  # a Timeout's layer is further out
+            started = now()
+            limit = lower_limit(limit.end, limit.owner, limit.name, started)
+            job = _Job(self, call, fn, args, kwargs)
+            self._admit_worker()
+            WORKERS.start(job.run, policy=self.name)
+            if job.wait(self._clock, limit.end - started):
+                return job.result()
+            raise _timeout(limit, own, now() - started)
+
+        return enforced
+
+    def aenforce(self, call: AsyncCall, policies: Sequence[Policy[Any]]) -> AsyncCall:
+        """Return `call` cancelled when the deadline comes."""
+        now, own = self._clock.monotonic, _own(policies)
+
+        async def enforced(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+            limit = current_limit.get()
+            assert limit is not None  # a Timeout's layer is further out
+            started = now()
+            limit = lower_limit(limit.end, limit.owner, limit.name, started)
+            scope = _Scope(self._clock, limit.end - started)
+            token = current_scope.set(scope)
+            try:
+                return await call(fn, args, kwargs)
+            except BaseException as error:
+                if scope.leave() and type(error).__name__ == "CancelledError":
+                    raise _timeout(limit, own, now() - started) from error
+                raise
+            finally:
+                scope.leave()
+                current_scope.reset(token)
+
+        return enforced
+
+    def describe(self) -> str:
+        """One sentence: the limit."""
+        return f"Timeout: {self._seconds:g} s for what lies inside"
+
+    def worst_case(self, wait: float, calls: int) -> tuple[float, int]:
+        """Nobody waits longer than this."""
+        return min(wait, self._seconds) if self._thread else wait, calls
+
+    def warnings(self, outside: Sequence[Policy[Any]], inside: Sequence[Policy[Any]]) -> list[str]:
+        """A limit that another one hides; the hop."""
+        found = []
+        tighter = [other for other in outside if isinstance(other, Timeout) and other.seconds <= self._seconds]
+        if tighter:
+            found.append(
+                f"Timeout({self._seconds:g}) never fires: Timeout({tighter[0].seconds:g}) further out comes first"
+            )
+        if self._thread and not any(isinstance(other, Timeout) for other in inside):
+            found.append(
+                "a sync call runs in a worker thread: thread-locals such as database connections stay behind,"
+                " and a call that timed out goes on until it ends by itself"
+            )
+        return found
+
+    def __repr__(self) -> str:
+        return f"Timeout({self._seconds:g})"
+
+    def after_fork_in_child(self) -> None:
+        """The calls left behind run in the parent."""
+        self._lock = threading.Lock()
+        self._abandoned = 0
+
+    def abandon(self) -> None:
+        """One more call is left behind."""
+        with self._lock:
+            self._abandoned += 1
+        logger.debug("%r: a call is left behind in its worker thread; %d are running", self, self._abandoned)
+
+    def return_from_abandoned(self, result: Any, error: BaseException | None) -> None:
+        """A call that was left behind has ended: nobody wants its result."""
+        with self._lock:
+            self._abandoned = max(0, self._abandoned - 1)
+        logger.debug("%r: a call left behind has ended (%s)", self, error or type(result).__name__)
+        close = getattr(result, "close", None)
+        if callable(close):
+            try:
+                close()
+            except Exception:
+                logger.debug("%r: closing the late result raised", self, exc_info=True)
+
+    def _admit_worker(self) -> None:
+        if self._abandoned >= self._max_abandoned:
+            raise BulkheadFullError(
+                f"{self._abandoned} calls that timed out still run (max_abandoned={self._max_abandoned})",
+                policy=self.name,
+            )
+
+
+class _Job:
+    """One sync call in a worker thread, and who waits for it."""
+
+    __slots__ = (
+        "_args",
+        "_call",
+        "_context",
+        "_done",
+        "_error",
+        "_fn",
+        "_gone",
+        "_kwargs",
+        "_lock",
+        "_owner",
+        "_result",
+    )
+
+    def __init__(self, owner: Timeout, call: Call, fn: Fn, args: Args, kwargs: Kwargs) -> None:
+        self._owner = owner
+        self._call, self._fn, self._args, self._kwargs = call, fn, args, kwargs
+        self._context = contextvars.copy_context()
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._gone = False
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """In the worker."""
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            result = self._context.run(self._call, self._fn, self._args, self._kwargs)
+        except BaseException as raised:
+            error = raised
+        with self._lock:
+            gone = self._gone
+            if not gone:
+                self._result, self._error = result, error
+                self._done.set()
+        if gone:
+            self._owner.return_from_abandoned(result, error)
+
+    def wait(self, clock: Clock, seconds: float) -> bool:
+        """In the caller: True when the call has ended; else it is left behind. Ctrl-C leaves it behind too."""
+        try:
+            clock.wait(self._done, seconds)
+        finally:
+            with self._lock:
+                self._gone = not self._done.is_set()
+            if self._gone:
+                self._owner.abandon()
+        return not self._gone
+
+    def result(self) -> Any:
+        """What the call gave, its error raised here."""
+        error = self._error
+        if error is None:
+            return self._result
+        try:
+            raise error
+        finally:
+            self._error = error = None  # no cycle through the traceback
+
+
+class _Scope:
+    """An async limit: cancels the task it is made in, and takes the cancellation back if the task swallows it.
+
+    As `asyncio.timeout` does, on the policy's own clock, so that virtual time reaches it.
+    """
+
+    __slots__ = ("_cancel", "_cancelling", "_left", "_task", "expired")
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        import asyncio
+
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("an async Timeout needs a running task")
+        self._task: asyncio.Task[Any] = task
+        self._cancelling = task.cancelling()
+        self._left = False
+        self.expired = False
+        self._cancel = clock.call_later(asyncio.get_running_loop(), seconds, self._expire)
+
+    def _expire(self) -> None:
+        if not self._left:
+            self.expired = True
+            self._task.cancel()
+
+    def leave(self) -> bool:
+        """End it; True when it expired and the cancellation is its own, not the caller's too. The first call counts."""
+        if self._left:
+            return False
+        self._left = True
+        self._cancel()
+        return self.expired and self._task.uncancel() <= self._cancelling
+
+
+def _own(policies: Sequence[Policy[Any]]) -> dict[int, Timeout]:
+    return {id(policy): policy for policy in policies if isinstance(policy, Timeout)}
+
+
+def _timeout(limit: Limit, own: dict[int, Timeout], elapsed: float) -> CallTimeoutError:
+    setter = own.get(id(limit.owner))
+    if setter is not None:
+        return CallTimeoutError(
+            f"no answer within {setter.seconds:g} s ({limit.name})",
+            policy=limit.name,
+            limit=setter.seconds,
+            elapsed=elapsed,
+        )
+    least = min((timeout.seconds for timeout in own.values()), default=float("inf"))
+    return CallTimeoutError(
+        f"no answer after {elapsed:.3g} s: the deadline set by {limit.name!r} came first",
+        policy=limit.name,
+        limit=least,
+        elapsed=elapsed,
+        by_deadline=True,
+    )

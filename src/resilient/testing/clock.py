@@ -1,0 +1,155 @@
+"""Time that moves when told."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+_POLL = 0.001  # real seconds between looks at an event that somebody else may set
+
+
+class VirtualClock:
+    """A `Clock` for tests: it stands still until `advance` moves it; sleepers whose time has come wake in order.
+
+    Args:
+        start: its first reading in seconds, default 1000.0 (not 0, so that a forgotten origin shows).
+
+    Safe for threads; timers made with `call_later` fire on their own event loop.
+
+    Example:
+        >>> from resilient import CircuitBreaker
+        >>> from resilient.testing import VirtualClock
+        >>> clock = VirtualClock()
+        >>> breaker = CircuitBreaker("db", open_duration=5.0, clock=clock)
+        >>> breaker.open(5.0)
+        >>> clock.advance(5.0)
+        >>> breaker.acquire().success()  # the probe
+    """
+
+    def __init__(self, start: float = 1000.0) -> None:
+        self._now = start
+        self._lock = threading.Lock()
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
+        self._order = itertools.count()
+        self._cancelled: set[int] = set()
+
+    def monotonic(self) -> float:
+        """The reading; moved by `advance` only."""
+        return self._now
+
+    @property
+    def waiting(self) -> int:
+        """How many sleepers and timers wait for their time."""
+        with self._lock:
+            return len(self._timers) - len(self._cancelled)
+
+    def advance(self, seconds: float, /) -> None:
+        """Move on; sleepers whose time has come wake, the earliest first, each seeing its own moment.
+
+        Raises:
+            ValueError: when `seconds` is negative; time never goes back.
+        """
+        if seconds < 0:
+            raise ValueError(f"time never goes back: advance({seconds!r})")
+        end = self._now + seconds
+        while True:
+            with self._lock:
+                if not self._timers or self._timers[0][0] > end:
+                    self._now = end
+                    return
+                due, order, wake = heapq.heappop(self._timers)
+                self._now = max(self._now, due)
+                if order in self._cancelled:
+                    self._cancelled.discard(order)
+                    continue
+            wake()
+
+    async def advance_async(self, seconds: float, /) -> None:
+        """Advance, then let the tasks that woke run until they wait again."""
+        import asyncio
+
+        await _let_others_run(asyncio.sleep)
+        self.advance(seconds)
+        await _let_others_run(asyncio.sleep)
+
+    def sleep(self, seconds: float, /) -> None:
+        """Block this thread until another one has advanced the clock far enough."""
+        if seconds <= 0:
+            return
+        woken = threading.Event()
+        self._at(self._now + seconds, woken.set)
+        woken.wait()
+
+    async def sleep_async(self, seconds: float, /) -> None:
+        """Suspend this task until the clock was advanced far enough."""
+        import asyncio
+
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        loop = asyncio.get_running_loop()
+        woken = loop.create_future()
+        cancel = self.call_later(loop, seconds, lambda: woken.done() or woken.set_result(None))
+        try:
+            await woken
+        finally:
+            cancel()
+
+    def wait(self, event: threading.Event, timeout: float | None, /) -> bool:
+        """Block this thread until `event` is set, or the clock was advanced by `timeout` seconds."""
+        if timeout is None:
+            return event.wait()
+        cancel = self._at(self._now + timeout, lambda: None)  # so that `waiting` counts this thread
+        due = self._now + timeout
+        try:
+            while not event.wait(_POLL):
+                if self._now >= due:
+                    return event.is_set()
+            return True
+        finally:
+            cancel()
+
+    def call_later(
+        self, loop: asyncio.AbstractEventLoop, delay: float, fn: Callable[[], object], /
+    ) -> Callable[[], None]:
+        """Call `fn` on `loop` when the clock was advanced by `delay` seconds."""
+        cancelled = False
+
+        def fire() -> None:
+            if not cancelled:
+                fn()
+
+        cancel_timer = self._at(self._now + delay, lambda: loop.is_closed() or loop.call_soon_threadsafe(fire))
+
+        def cancel() -> None:
+            nonlocal cancelled
+            cancelled = True
+            cancel_timer()
+
+        return cancel
+
+    def _at(self, due: float, wake: Callable[[], object]) -> Callable[[], None]:
+        with self._lock:
+            order = next(self._order)
+            heapq.heappush(self._timers, (due, order, wake))
+
+        def cancel() -> None:
+            with self._lock:
+                if any(entry[1] == order for entry in self._timers):
+                    self._cancelled.add(order)
+
+        return cancel
+
+    def __repr__(self) -> str:
+        return f"<VirtualClock at {self._now:g} s, {self.waiting} waiting>"
+
+
+async def _let_others_run(pause: Callable[[float], object]) -> None:
+    for _ in range(20):  # a woken task may wake others, each a round of the loop later
+        await pause(0)  # type: ignore[misc]  # asyncio.sleep, handed in to keep this module's import light

@@ -1,0 +1,25 @@
+"""Foreign peers that a test needs: absent, the test skips with its reason; in continuous integration that fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+
+def require(condition: object, reason: str) -> None:
+    """Skip the test with `reason` unless `condition`; fail instead where RESILIENT_REQUIRE_PEERS=1."""
+    if condition:
+        return
+    if os.environ.get("RESILIENT_REQUIRE_PEERS") == "1":
+        pytest.fail(f"a peer that must be here is absent: {reason}")
+    pytest.skip(reason)
+
+
+def require_command(*names: str, package: str) -> str:
+    """The path of the first command of `names` that is installed, or skip naming the Debian `package`."""
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    require(found, f"{names[0]} is not installed (Debian: apt-get install {package})")
+    assert found is not None
+    return found

@@ -1,0 +1,176 @@
+"""Policies composed: order, colours, reuse, explanation."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from resilient import CircuitBreaker, ConfigError, Fallback, Pipeline, Policy, Timeout
+from resilient.policy import Args, AsyncCall, Call, Fn, Kwargs
+from tests.drive import Drive
+
+
+class Recorder(Policy[Any]):
+    """Notes when a call goes in and out."""
+
+    kind = "recorder"
+
+    def __init__(self, log: list[str], label: str) -> None:
+        super().__init__()
+        self._log, self._label = log, label
+
+    def layer(self, inner: Call, limit: float) -> Call:
+        def noted(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+            self._log.append(f"{self._label} in")
+            try:
+                return inner(fn, args, kwargs)
+            finally:
+                self._log.append(f"{self._label} out")
+
+        return noted
+
+    def alayer(self, inner: AsyncCall, limit: float) -> AsyncCall:
+        async def noted(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+            self._log.append(f"{self._label} in")
+            try:
+                return await inner(fn, args, kwargs)
+            finally:
+                self._log.append(f"{self._label} out")
+
+        return noted
+
+
+def test_the_order_written_is_the_order_nested_outermost_first(drive: Drive) -> None:
+    """Pipelines nest, and are laid open in order; users' own policies take part."""
+    log: list[str] = []
+    inner = Pipeline(Recorder(log, "b"), Recorder(log, "c"))
+    drive(Pipeline(Recorder(log, "a"), inner), lambda: log.append("call"))
+    assert log == ["a in", "b in", "c in", "call", "c out", "b out", "a out"]
+
+
+def test_one_pipeline_serves_many_functions_in_both_colours() -> None:
+    """It is built once and knows no function."""
+    guard = Pipeline(Fallback(value="none"), CircuitBreaker("both"))
+
+    @guard
+    def double(number: int) -> int:
+        return number * 2
+
+    @guard
+    async def triple(number: int) -> int:
+        return number * 3
+
+    assert double(2) == 4
+    assert asyncio.run(triple(number=2)) == 6
+    assert asyncio.iscoroutinefunction(triple)
+    assert not asyncio.iscoroutinefunction(double)
+    assert (double.__name__, double.__wrapped__.__name__) == ("double", "double")  # type: ignore[attr-defined]  # functools.wraps sets it
+
+
+class Guarded:
+    """Methods of every kind."""
+
+    guard = Pipeline(Fallback(value=None), CircuitBreaker("methods"))
+
+    @guard
+    def method(self, number: int) -> int:
+        return number
+
+    @classmethod
+    @guard
+    def class_method(cls, number: int) -> int:
+        return number + 1
+
+    @guard
+    @staticmethod
+    def static_method(number: int) -> int:
+        return number + 2
+
+
+def test_methods_class_methods_and_static_methods_are_guarded() -> None:
+    """Binding works as undecorated, whichever decorator comes first."""
+    assert (Guarded().method(1), Guarded.class_method(1), Guarded.static_method(1)) == (1, 2, 3)
+
+
+def test_partials_and_callable_objects_are_guarded() -> None:
+    """Colour is seen through a partial and on `__call__`."""
+
+    class Adder:
+        async def __call__(self, left: int, right: int) -> int:
+            return left + right
+
+    guard = CircuitBreaker("callables")
+    assert guard.call(functools.partial(max, 1), 2) == 2
+    assert asyncio.run(guard.acall(functools.partial(Adder(), 1), 2)) == 3
+    with pytest.raises(TypeError, match="acall"):
+        _ = guard.call(functools.partial(Adder(), 1), 2)
+
+
+def test_the_wrong_colour_is_a_sentence() -> None:
+    """`call` of an async function and a function that returns a coroutine name `acall`."""
+
+    async def afn() -> None: ...
+
+    with pytest.raises(TypeError, match=r"afn is async: await Pipeline.acall"):
+        _ = Pipeline(CircuitBreaker("colour")).call(afn)
+
+    def returns_a_coroutine() -> Any:
+        return afn()
+
+    disguised: Callable[[], Any] = CircuitBreaker("returns")(returns_a_coroutine)
+
+    with pytest.raises(TypeError, match="returned an awaitable"):
+        disguised()
+
+
+def test_generators_are_refused_and_told_of_calling() -> None:
+    """Their work happens after the call: a block has to be guarded."""
+
+    def numbers() -> Any:
+        yield 1
+
+    async def anumbers() -> Any:
+        yield 1
+
+    breaker = CircuitBreaker("generators")
+    for generator in (numbers, anumbers):
+        with pytest.raises(TypeError, match=r"calling\(\)"):
+            breaker(generator)
+
+
+def test_an_explanation_names_layers_costs_and_what_bites() -> None:
+    """explain() is text and numbers."""
+    guard = Pipeline(Fallback(value=None), Timeout(1.0), CircuitBreaker("explained"), Timeout(2.0))
+    found = guard.explain()
+    assert len(found.layers) == 4
+    assert found.worst_case_wait == 1.0
+    assert found.worst_case_calls == 1
+    assert any("never fires" in warning for warning in found.warnings)
+    assert any("worker thread" in warning for warning in found.warnings)
+    assert "1. Fallback: value=None" in str(found)
+    assert Pipeline(CircuitBreaker("alone")).explain().worst_case_wait == float("inf")
+
+
+def test_what_is_no_policy_is_refused() -> None:
+    """A function, a class that was not called, nothing at all."""
+    with pytest.raises(ConfigError, match="argument 1 must be a policy"):
+        Pipeline(lambda: None)  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(ConfigError, match=r"make one, `Kind\(\.\.\.\)`"):
+        Pipeline(CircuitBreaker)  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(ConfigError, match="at least one"):
+        Pipeline()
+
+
+@CircuitBreaker("pickled")
+def at_module_level() -> str:
+    return "found"
+
+
+def test_a_decorated_function_pickles_by_its_name() -> None:
+    """As an undecorated one does."""
+    assert pickle.loads(pickle.dumps(at_module_level)) is at_module_level
