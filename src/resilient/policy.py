@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from types import CoroutineType
+from types import CoroutineType, FunctionType
 from typing import Any, ClassVar, Generic, Never, ParamSpec, TypeAlias, TypeVar, overload
 
 from resilient import names
@@ -273,6 +273,8 @@ def guard(policy: Policy[Any], fn: Fn) -> Fn:
 
 def is_async(fn: Fn) -> bool:
     """Whether calling `fn` gives a coroutine: async functions, partials of them, objects with an async `__call__`."""
+    if type(fn) is FunctionType and not fn.__dict__:  # nearly always, and `call` asks each time
+        return bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
     while isinstance(fn, functools.partial):
         fn = fn.func
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004

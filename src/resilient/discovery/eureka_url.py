@@ -1,0 +1,109 @@
+"""Where a Eureka registry is: `eureka://user:pw@a:8761,b:8761/eureka?fetch_interval=30` and its relatives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from resilient import checks
+from resilient.discovery.steps import Server
+from resilient.errors import ConfigError
+
+DEFAULT_PORT = 8761  # the convention that Spring Cloud set
+DEFAULT_PATH = "/eureka"
+DEFAULTS = {"fetch_interval": 30.0, "renew_interval": 30.0, "lease": 90.0}  # Eureka's own
+_OWNER = "eureka URL"
+
+
+@dataclass(frozen=True, slots=True)
+class EurekaUrl:
+    """What a URL says: the servers in the order they are asked, a name without credentials, and the options."""
+
+    servers: tuple[Server, ...]
+    name: str
+    options: dict[str, float]
+
+    @classmethod
+    def parse(cls, url: str) -> EurekaUrl:
+        """Read `eureka://`, `http://` or `https://`; several servers by comma, whole URLs by comma as in Spring.
+
+        Raises:
+            ConfigError: when a host, port or option is wrong.
+        """
+        address, _, query = url.strip().partition("?")
+        servers: list[Server] = []
+        shown: list[str] = []
+        for part in _split(address):
+            scheme, rest = part.split("://", 1)
+            found, name = _servers(scheme.lower(), rest)
+            servers += found
+            shown.append(name)
+        return cls(tuple(dict.fromkeys(servers)), ",".join(shown), _options(query))
+
+
+def _split(address: str) -> list[str]:
+    """`a://b,c,a://d` as [`a://b,c`, `a://d`]."""
+    parts: list[str] = []
+    for piece in address.split(","):
+        if "://" in piece or not parts:
+            parts.append(piece.strip())
+        else:
+            parts[-1] += f",{piece.strip()}"
+    for part in parts:
+        if part.partition("://")[0].lower() not in {"eureka", "http", "https"} or "://" not in part:
+            raise ConfigError(f"{_OWNER}: {_hidden(part)!r} must begin with eureka://, http:// or https://", path="url")
+    return parts
+
+
+def _servers(scheme: str, rest: str) -> tuple[list[Server], str]:
+    authority, _, path = rest.partition("/")
+    credentials, at, hosts = authority.rpartition("@")
+    auth = None
+    if at:
+        user, _, password = credentials.partition(":")
+        auth = (unquote(user), unquote(password))
+    path = "/".join(part for part in path.split("/") if part)  # a double slash is 404 on real servers
+    path = f"/{path}" if path else DEFAULT_PATH
+    web = "http" if scheme == "eureka" else scheme
+    addresses = [_address(host.strip(), scheme) for host in hosts.split(",")]
+    return [Server(f"{web}://{host}{path}", auth) for host in addresses], f"{scheme}://{','.join(addresses)}{path}"
+
+
+def _address(host: str, scheme: str) -> str:
+    try:
+        parts = urlsplit(f"//{host}")
+        name, port = parts.hostname, parts.port
+    except ValueError:
+        name = port = None
+    if not name or port == 0 or (port is None and not host.lower().strip("[]").endswith(name.strip("[]"))):
+        raise ConfigError(f"{_OWNER}: {host!r} is no host or host:port (port 1 to 65535)", path="url")
+    if ":" in name:
+        name = f"[{name}]"
+    if port is None:
+        port = DEFAULT_PORT if scheme == "eureka" else None
+    return name if port is None else f"{name}:{port}"
+
+
+def _options(query: str) -> dict[str, float]:
+    options: dict[str, float] = {}
+    for key, text in parse_qsl(query, keep_blank_values=True):
+        if key not in DEFAULTS:
+            known = ", ".join(DEFAULTS)
+            raise ConfigError(
+                f"{_OWNER}: unknown option {key!r}; known are {known}{checks.did_you_mean(key, DEFAULTS)}",
+                path=f"url.{key}",
+            )
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f"{_OWNER}: {key} must be more than 0 seconds, not {text!r}", path=f"url.{key}")
+        options[key] = value
+    return options
+
+
+def _hidden(part: str) -> str:
+    """`part` without what may be a password."""
+    return part.rpartition("@")[2]

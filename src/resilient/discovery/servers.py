@@ -1,0 +1,100 @@
+"""The servers of one registry: which is asked next, and whether the registry as a whole answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from resilient.clock import Clock
+from resilient.discovery.events import RegistryBack, RegistryDown
+from resilient.discovery.steps import Answer, Exchange, Send, Server
+from resilient.events import publish
+
+logger = logging.getLogger("resilient")
+
+_ATTEMPTS = 3  # servers asked for one purpose before it has failed, as Netflix's client does
+_ASIDE = 30.0  # seconds that a server which failed is skipped while another one is there
+
+
+class Servers:
+    """The servers in the order given; one that works is kept to, one that fails is put aside for 30 s.
+
+    Args:
+        servers: at least one.
+        name: the registry's name in messages, without credentials.
+        clock: where time comes from.
+        timeout: seconds for each attempt.
+    """
+
+    def __init__(self, servers: tuple[Server, ...], name: str, clock: Clock, timeout: float) -> None:
+        self.name = name
+        self.timeout = timeout
+        self.local: str | None = None  # our own address on the last connection that reached a server
+        self._troubles: dict[bool, str] = {}  # by whether the body mattered: reading may fail while renewing works
+        self._told: bool | None = None  # what RegistryDown said of `refused`; None while the registry is up
+        self._servers = servers
+        self._clock = clock
+        self._first = 0
+        self._aside: dict[Server, float] = {}
+
+    @property
+    def trouble(self) -> str:
+        """Why no server answers usefully; "" while one does."""
+        return next(iter(self._troubles.values()), "")
+
+    def order(self) -> tuple[Server, ...]:
+        """Whom to ask, the one that worked last first; all of them when all are put aside."""
+        now = self._clock.monotonic()
+        turned = self._servers[self._first :] + self._servers[: self._first]
+        usable = tuple(server for server in turned if self._aside.get(server, now) <= now)
+        if not usable:
+            self._aside.clear()
+        return usable or turned
+
+    def ask(
+        self, method: str, path: str, accept: Callable[[Answer], str], *, body: bytes | None = None, read: bool = False
+    ) -> Exchange[Answer]:
+        """Ask one server after the other until one's answer stands; the last answer when none does.
+
+        Args:
+            method: the HTTP method.
+            path: below the server's base.
+            accept: why the answer does not stand and another server is to be asked, or "" when it stands.
+            body: what to send.
+            read: whether the answer's body matters.
+        """
+        answer, why = Answer(), "no server"
+        for server in self.order()[:_ATTEMPTS]:
+            answer = yield Send(server, method, path, self.timeout, body, read)
+            self.local = answer.local or self.local
+            why = accept(answer)
+            if not why or answer.refused:  # other servers have the same users: not an outage
+                self._first = self._servers.index(server)
+                self._aside.pop(server, None)
+                break
+            why = f"{server.base}: {why}"
+            self._aside[server] = self._clock.monotonic() + _ASIDE
+        if answer.refused:
+            why = f"HTTP status {answer.status}: the registry refuses our credentials, or it is still starting"
+        self._note(why, read=read, refused=answer.refused)
+        return answer if not why or answer.refused else Answer(answer.status, error=why, local=answer.local)
+
+    def forget_writing(self) -> None:
+        """Nothing is written any more, so that it failed is no trouble any more."""
+        self._troubles.pop(False, None)
+
+    def _note(self, trouble: str, *, read: bool, refused: bool) -> None:
+        """Tell once when the registry goes, and once when it is back."""
+        now = self._clock.monotonic()
+        if trouble:
+            self._troubles[read] = trouble
+            if self._told is None or (refused and not self._told):
+                self._told = refused
+                logger.warning("registry %s is down: %s; what is known stays known", self.name, trouble)
+                publish(RegistryDown(self.name, now, trouble, refused))
+            return
+        self._troubles.pop(read, None)
+        if not self._troubles and self._told is not None:
+            self._told = None
+            logger.info("registry %s is back", self.name)
+            publish(RegistryBack(self.name, now))
