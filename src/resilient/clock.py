@@ -1,7 +1,7 @@
 """Where time comes from, and what a fork does to it.
 
 Nothing else in the library waits, sleeps or reads a clock. Every policy takes `clock=`; tests hand in a
-`resilient.testing.VirtualClock`. The wall clock appears only in registry wire formats (`SystemClock.wall_ms`).
+`resilient.testing.VirtualClock`. The wall clock appears only in registry wire formats (`wall_ms`).
 """
 
 from __future__ import annotations
