@@ -22,6 +22,7 @@ from resilient.errors import (
 )
 from resilient.events import Event, listen
 from resilient.gate import Gate, Permit
+from resilient.keyed import KeyDropped, Keyed
 from resilient.outcome import Outcome, is_transient
 from resilient.pipeline import Pipeline
 from resilient.policies.circuit_breaker import (
@@ -64,6 +65,8 @@ __all__ = [
     "FailureInfo",
     "Fallback",
     "Gate",
+    "KeyDropped",
+    "Keyed",
     "NoInstanceError",
     "Outcome",
     "Permit",

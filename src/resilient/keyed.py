@@ -1,0 +1,158 @@
+"""One policy per key: per host, tenant or shard. Bounded, and never two for one key."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+from resilient.checks import whole
+from resilient.clock import SYSTEM_CLOCK, forget_on_fork
+from resilient.errors import ConfigError
+from resilient.events import Event, publish
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+_LOOK_AT = 16  # how many of the oldest are looked at when there are too many: the price of one new key stays bounded
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDropped(Event):
+    """A Keyed held twice its `max_keys` of values that are all in use, and let go of the one asked for longest ago."""
+
+    key: Hashable
+
+
+class Keyed(Generic[K, V]):
+    """One value per key, made at its first use: `breakers["acme"].call(...)`.
+
+    Beyond `max_keys`, values that remember nothing go first, the longest unused before the others: a breaker that is
+    closed with an empty window, a pipeline of such. While all of the oldest remember something the number may grow to
+    twice `max_keys`; then the oldest goes, with a `KeyDropped` event. What somebody still holds is found again, so
+    there are never two values for one key.
+
+    Args:
+        factory: makes the value of a key; called once per key, outside every lock.
+        max_keys: how many values to keep, default 10,000, at least 1.
+
+    Raises:
+        ConfigError: when an argument is wrong.
+
+    Safe for threads and event loops.
+
+    Example:
+        >>> from resilient import CircuitBreaker
+        >>> from resilient.keyed import Keyed
+        >>> breakers = Keyed(lambda tenant: CircuitBreaker(f"db.{tenant}"))
+        >>> breakers["acme"].call(lambda: 42)
+        42
+        >>> breakers["acme"] is breakers["acme"]
+        True
+    """
+
+    def __init__(self, factory: Callable[[K], V], *, max_keys: int = 10_000) -> None:
+        if not callable(factory):
+            raise ConfigError(f"Keyed: factory must be a function of the key, not {factory!r}", path="factory")
+        self._factory = factory
+        self._max = whole("Keyed", "max_keys", max_keys)
+        self._lock = threading.Lock()
+        self._recent: OrderedDict[K, V] = OrderedDict()  # the longest unused first
+        self._alive: WeakValueDictionary[K, V] = WeakValueDictionary()
+        self._making: dict[K, _Making] = {}
+        forget_on_fork(self)
+
+    def __getitem__(self, key: K, /) -> V:
+        """The value of `key`, made when there is none yet.
+
+        Raises:
+            RuntimeError: when the factory asks for the key it is making.
+        """
+        mine: _Making | None = None
+        while mine is None:
+            with self._lock:
+                if key in self._recent:
+                    self._recent.move_to_end(key)
+                    return self._recent[key]
+                found = self._alive.get(key)
+                if found is not None:
+                    self._recent[key] = found
+                    return found
+                making = self._making.get(key)
+                if making is None:
+                    self._making[key] = mine = _Making()
+                    continue
+            if making.thread == threading.get_ident():
+                raise RuntimeError(f"the factory of this Keyed asks for {key!r}, the key that it is making")
+            making.done.wait()
+        try:
+            value = self._factory(key)
+            self._keep(key, value)
+        finally:
+            with self._lock:
+                self._making.pop(key, None)
+            mine.done.set()
+        self._make_room()
+        return value
+
+    def __len__(self) -> int:
+        return len(self._recent)
+
+    def __repr__(self) -> str:
+        return f"<Keyed {len(self)} of {self._max} keys>"
+
+    def after_fork_in_child(self) -> None:
+        """Take a new lock; whoever was making a value is a thread of the parent."""
+        self._lock = threading.Lock()
+        self._making = {}
+
+    def _keep(self, key: K, value: V) -> None:
+        with self._lock:
+            self._recent[key] = value
+            try:
+                self._alive[key] = value
+            except TypeError:  # not weakly referable: it is found only while it is kept
+                return
+
+    def _make_room(self) -> None:
+        with self._lock:
+            if len(self._recent) <= self._max:
+                return
+            oldest = [entry for entry, _ in zip(self._recent.items(), range(_LOOK_AT), strict=False)]
+        idle = [entry for entry in oldest if _remembers_nothing(entry[1])]  # asks the values, so outside the lock
+        dropped: K | None = None
+        with self._lock:
+            for key, value in idle:
+                if len(self._recent) > self._max and self._recent.get(key) is value:
+                    del self._recent[key]
+            if len(self._recent) > 2 * self._max:
+                dropped, _ = self._recent.popitem(last=False)
+        if dropped is not None:
+            publish(KeyDropped("keyed", SYSTEM_CLOCK.monotonic(), dropped))
+
+
+class _Making:
+    """Somebody makes a value; the others wait for it."""
+
+    __slots__ = ("done", "thread")
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.thread = threading.get_ident()
+
+
+def _remembers_nothing(value: object) -> bool:
+    """Whether a new value would behave the same: every layer that counts is closed and has counted nothing lately."""
+    return all(_layer_remembers_nothing(layer) for layer in getattr(value, "layers", ()))
+
+
+def _layer_remembers_nothing(layer: Any) -> bool:
+    snapshot = getattr(layer, "snapshot", None)
+    if snapshot is None:
+        return True
+    seen = snapshot()
+    state = getattr(seen, "state", None)
+    return (state is None or state.value == "closed") and not getattr(seen, "calls", 0)

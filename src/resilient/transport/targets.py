@@ -1,0 +1,134 @@
+"""What is kept per key: the policies around every call, and for a logical name its balancers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from resilient.balancing import Balancer, RoundRobin, Strategy
+from resilient.clock import Clock
+from resilient.discovery import Discovery
+from resilient.errors import ConfigError
+from resilient.keyed import Keyed
+from resilient.pipeline import Pipeline
+from resilient.policy import Policy
+from resilient.transport.routing import FIRST_USE_WAIT, Route, route, single_label
+
+
+class Target:
+    """One service, or one host that is not logical, as this transport sees it."""
+
+    __slots__ = ("__weakref__", "_balancers", "_discovery", "known", "pipeline", "proxies", "route")
+
+    def __init__(
+        self, route: Route, pipeline: Pipeline[Any], discovery: Discovery | None, balancers: dict[bool, Balancer]
+    ) -> None:
+        self.route = route
+        self.pipeline = pipeline
+        self.proxies: dict[str, str | None] = {}  # by scheme: the environment is asked once
+        self.known = not balancers  # or once waited for
+        self._discovery = discovery
+        self._balancers = balancers
+
+    @property
+    def layers(self) -> tuple[Policy[Any], ...]:
+        """Its policies: while they remember something, it is not forgotten."""
+        return self.pipeline.layers
+
+    def balancer(self, scheme: str) -> Balancer | None:
+        """Who chooses among its instances; None for a host that is not logical."""
+        return self._balancers.get(scheme == "https")
+
+    def first_wait(self, left: float | None) -> tuple[Discovery, str, float] | None:
+        """(whom to ask, for which service, for how many seconds) before the first call; None when that is over."""
+        if self.known or self._discovery is None or self.route.service is None:
+            return None
+        if self._discovery.instances(self.route.service):
+            self.known = True
+            return None
+        return self._discovery, self.route.service, FIRST_USE_WAIT if left is None else min(left, FIRST_USE_WAIT)
+
+    def lists(self, host: str, port: int) -> bool:
+        """Whether an address is among the instances that discovery knows now."""
+        if self._discovery is None or self.route.service is None:
+            return False
+        return any(i.host == host and i.port == port for i in self._discovery.instances(self.route.service))
+
+
+class Targets:
+    """The targets of one transport, bounded: URLs come from users. Owns a discovery that it made from a URL."""
+
+    def __init__(
+        self,
+        discovery: Discovery | str | None,
+        policies: Callable[[str], Pipeline[Any]],
+        strategy: Callable[[], Strategy] = RoundRobin,
+        *,
+        is_logical: Callable[[str], bool] | None,
+        clock: Clock,
+    ) -> None:
+        if discovery is not None and not isinstance(discovery, (str, Discovery)):
+            raise ConfigError(
+                f"discovery must be a Discovery, a URL like eureka://localhost:8761, or None, not {discovery!r}",
+                path="discovery",
+            )
+        for path, given in (("policies", policies), ("strategy", strategy), ("is_logical", is_logical)):
+            if given is not None and not callable(given):
+                raise ConfigError(f"{path} must be a function, not {given!r}", path=path)
+        self._owned = isinstance(discovery, str)
+        self._discovery = Discovery.from_url(discovery) if isinstance(discovery, str) else discovery
+        self._is_logical = None if discovery is None else is_logical or single_label
+        self._policies = policies
+        self._strategy = strategy
+        self._clock = clock
+        self._by_route: Keyed[Route, Target] = Keyed(self._make)
+
+    def find(self, scheme: str, host: str, port: int | None) -> Target:
+        """The target of a URL."""
+        return self._by_route[route(scheme, host, port, self._is_logical)]
+
+    def of_key(self, key: str) -> Target:
+        """The target of a key: a logical name, or `scheme://host:port`.
+
+        Raises:
+            ConfigError: when the key is neither.
+        """
+        scheme, is_url, address = key.partition("://")
+        if is_url:
+            host, _, port = address.rpartition(":")
+            if not host or not port.isdigit():
+                raise ConfigError(
+                    f"the key of a host is scheme://host:port, as in http://example.org:80, not {key!r}", path="key"
+                )
+            return self._by_route[Route(f"{scheme.lower()}://{host.lower()}:{port}", None)]
+        found = route("http", key, None, self._is_logical)
+        if found.service is None:
+            raise ConfigError(f"{key!r} is no logical name of this transport", path="key")
+        return self._by_route[found]
+
+    def close(self) -> None:
+        """Close the discovery, if it was made here."""
+        if self._owned and self._discovery is not None:
+            self._discovery.close()
+
+    async def aclose(self) -> None:
+        """The same for an event loop."""
+        if self._owned and self._discovery is not None:
+            await self._discovery.aclose()
+
+    def __repr__(self) -> str:
+        return f"{self._discovery!r}, {len(self._by_route)} targets" if self._discovery else "no discovery"
+
+    def _make(self, found: Route) -> Target:
+        pipeline = self._policies(found.key)
+        if not isinstance(pipeline, Pipeline):
+            raise ConfigError(
+                f"policies must return a Pipeline for the key {found.key!r}, not {pipeline!r}", path="policies"
+            )
+        balancers = {}
+        if found.service is not None and self._discovery is not None:
+            balancers = {
+                secure: Balancer(found.service, self._discovery, self._strategy, secure=secure, clock=self._clock)
+                for secure in (False, True)
+            }
+        return Target(found, pipeline, self._discovery, balancers)
