@@ -25,8 +25,8 @@ from resilient.gate import Gate, Permit
 from resilient.keyed import KeyDropped, Keyed
 from resilient.outcome import Outcome, is_transient
 from resilient.pipeline import Pipeline
-from resilient.policies.circuit_breaker import (
-    CircuitBreaker,
+from resilient.policies.circuit_breaker import CircuitBreaker
+from resilient.policies.circuit_report import (
     CircuitBreakerSnapshot,
     CircuitRejected,
     CircuitStateChanged,

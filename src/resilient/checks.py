@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import difflib
 import math
+import threading
 from collections.abc import Iterable
 
 from resilient.errors import ConfigError
+
+_LONGEST = threading.TIMEOUT_MAX  # seconds that a thread can wait; some 292 years
 
 
 def number(owner: str, path: str, value: object) -> float:
     """`value` as a finite float; a bool, NaN, infinity or text is refused."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{owner}: {path} must be a number, not {value!r}", path=path)
-    if not math.isfinite(value):
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
         raise ConfigError(f"{owner}: {path} must be finite, not {value!r}", path=path)
-    return float(value)
+    return found
 
 
 def positive_seconds(owner: str, path: str, value: object) -> float:
@@ -23,6 +30,8 @@ def positive_seconds(owner: str, path: str, value: object) -> float:
     seconds = number(owner, path, value)
     if seconds <= 0:
         raise ConfigError(f"{owner}: {path} must be more than 0 seconds, not {value!r}", path=path)
+    if seconds > _LONGEST:
+        raise ConfigError(f"{owner}: {path} must be at most {_LONGEST:.0f} seconds, not {value!r}", path=path)
     return seconds
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar, Token
 from typing import NamedTuple, Protocol, Self
 
@@ -15,9 +15,16 @@ from resilient.errors import DeadlineExceededError
 class Limit(NamedTuple):
     """The latest moment an answer is of use, and who says so."""
 
-    end: float
+    end: float  # on `clock`
     owner: object  # the Timeout or Deadline that set it
     name: str  # of that policy, for the error
+    clock: Clock
+
+    def on(self, clock: Clock, now: float) -> Limit:
+        """The same moment on another clock, which reads `now`."""
+        if clock is self.clock:
+            return self
+        return Limit(now + self.end - self.clock.monotonic(), self.owner, self.name, clock)
 
 
 class Expiring(Protocol):
@@ -30,18 +37,41 @@ current_limit: ContextVar[Limit | None] = ContextVar("resilient.deadline", defau
 current_scope: ContextVar[Expiring | None] = ContextVar("resilient.timeout_scope", default=None)
 
 
-def lower_limit(end: float, owner: object, name: str, now: float) -> Limit:
-    """The tighter of `end` and what the context already holds.
+def lower_limit(wanted: Limit, now: float) -> Limit:
+    """The tighter of `wanted` and what the context already holds.
 
     Raises:
         DeadlineExceededError: when that moment has passed: nothing was sent.
     """
+    outer = current_limit.get()
+    if outer is not None:
+        outer = outer.on(wanted.clock, now)
+        if outer.end <= wanted.end:
+            wanted = outer
+    return _not_passed(wanted, now)
+
+
+def enforced_limit(clock: Clock, now: float) -> Limit:
+    """The limit that the context holds, set by a Timeout further out.
+
+    Raises:
+        DeadlineExceededError: when it has passed: nothing was sent.
+    """
     limit = current_limit.get()
-    if limit is None or end < limit.end:
-        limit = Limit(end, owner, name)
+    assert limit is not None
+    return _not_passed(limit.on(clock, now), now)
+
+
+def restore_limit(token: Token[Limit | None]) -> None:
+    """Put back what the context held."""
+    with suppress(ValueError):  # a generator that ends in another context than it began has nothing to restore there
+        current_limit.reset(token)
+
+
+def _not_passed(limit: Limit, now: float) -> Limit:
     if limit.end <= now:
         raise DeadlineExceededError(
-            f"{name!r} was not called: the deadline set by {limit.name!r} passed {now - limit.end:.3g} s ago",
+            f"the call was not made: the deadline set by {limit.name!r} passed {now - limit.end:.3g} s ago",
             policy=limit.name,
         )
     return limit
@@ -78,9 +108,12 @@ class Deadline:
     def __enter__(self) -> Self:
         if self._token is not None:
             raise RuntimeError("this Deadline is already entered; make one per block")
-        end = self._clock.monotonic() + self._seconds
+        now = self._clock.monotonic()
+        limit = Limit(now + self._seconds, self, "deadline", self._clock)
         outer = current_limit.get()
-        limit = outer if outer is not None and outer.end <= end else Limit(end, self, "deadline")
+        if outer is not None:
+            outer = outer.on(self._clock, now)
+            limit = outer if outer.end <= limit.end else limit
         self._end = limit.end
         self._token = current_limit.set(limit)
         return self
@@ -88,7 +121,7 @@ class Deadline:
     def __exit__(self, *exc: object) -> None:
         token, self._token = self._token, None
         if token is not None:
-            current_limit.reset(token)
+            restore_limit(token)
 
     @property
     def remaining(self) -> float:
@@ -104,7 +137,7 @@ class Deadline:
         if limit is None:
             return None
         found = cls.__new__(cls)
-        found._clock = getattr(limit.owner, "_clock", SYSTEM_CLOCK)
+        found._clock = limit.clock
         found._end = limit.end
         found._seconds = max(0.0, limit.end - found._clock.monotonic())
         found._token = None
@@ -125,4 +158,4 @@ def _no_deadline() -> Iterator[None]:
     try:
         yield
     finally:
-        current_limit.reset(token)
+        restore_limit(token)

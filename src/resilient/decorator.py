@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from types import MappingProxyType
-from typing import Any, Final, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Final, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 from weakref import WeakValueDictionary
 
 from resilient import names
-from resilient.checks import did_you_mean, policy_name
+from resilient.checks import did_you_mean, policy_name, positive_seconds
 from resilient.errors import ConfigError
 from resilient.outcome import Classification, Match
 from resilient.pipeline import Pipeline
@@ -147,17 +147,20 @@ def command(
     if breaker is not _OWN_BREAKER and breaker is not None and not isinstance(breaker, CircuitBreaker):
         raise ConfigError(f"command: breaker must be a CircuitBreaker or None, not {breaker!r}", path="breaker")
     policy_name("command", name)
+    for path, seconds in (("timeout", timeout), ("attempt_timeout", attempt_timeout)):
+        if seconds is not None:
+            positive_seconds("command", path, seconds)
 
     def decorate(fn: Fn) -> Fn:
         if isinstance(fn, (classmethod, staticmethod)):
-            return type(fn)(decorate(fn.__func__))  # type: ignore[return-value]  # a descriptor, as it was
+            return type(fn)(decorate(fn.__func__))
         refuse_generators(fn)
         made = Command(
             _label(fn, name),
             group or getattr(fn, "__module__", None) or "",
             fallback=fallback,
             timeout=None if timeout is None else Timeout(timeout, name=_label(fn, name)),
-            breaker=CircuitBreaker(_label(fn, name)) if breaker is _OWN_BREAKER else breaker,
+            breaker=CircuitBreaker() if breaker is _OWN_BREAKER else cast("CircuitBreaker | None", breaker),
             attempt=None if attempt_timeout is None else Timeout(attempt_timeout, name=f"{_label(fn, name)} attempt"),
             given=given,
         )
@@ -203,9 +206,7 @@ class Command:
         self.group = group
         self.breaker = breaker
         layers: list[Policy[Any]] = [layer for layer in (fallback, timeout, breaker, attempt) if layer is not None]
-        for layer in layers:
-            layer.adopt(self.name, given)
-        self.pipeline: Pipeline[Any] = Pipeline(*(layers or [_Transparent()]), name=self.name)
+        self.pipeline = Pipeline.of_command(tuple(layers) or (_Transparent(),), self.name, given)
         _commands[self.name] = self
 
     @classmethod
@@ -240,10 +241,10 @@ class _Transparent(Policy[Any]):
 
     kind = "transparent"
 
-    def layer(self, inner: Any, limit: float) -> Any:
+    def layer(self, inner: Any, limit: float, given: Classification) -> Any:
         return inner
 
-    def alayer(self, inner: Any, limit: float) -> Any:
+    def alayer(self, inner: Any, limit: float, given: Classification) -> Any:
         return inner
 
 
@@ -260,7 +261,8 @@ def commands() -> Mapping[str, Command]:
         >>> "listed" in commands()
         True
     """
-    return MappingProxyType(dict(_commands))
+    alive = [ref() for ref in _commands.valuerefs()]  # one step: others may make and drop commands meanwhile
+    return MappingProxyType({found.name: found for found in alive if found is not None})
 
 
 def _label(fn: Fn, name: str | None) -> str:
@@ -268,9 +270,9 @@ def _label(fn: Fn, name: str | None) -> str:
         return name
     qualname = getattr(fn, "__qualname__", "")
     if not qualname or "<" in qualname:
+        why = "is made inside a function" if qualname else "has no name of its own"
         raise ConfigError(
-            f"command: {describe_function(fn)} has no name that others could use, because it is made inside a function;"
-            " name it: @command('name')",
+            f"command: {describe_function(fn)} {why}: nobody could tell which one is meant; name it: @command('name')",
             path="name",
         )
     return f"{fn.__module__}.{qualname}"

@@ -77,7 +77,7 @@ class RejectedError(ResilienceError):
     """
 
     def __init__(self, message: str = "", *, policy: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
+        self.args = (message,)  # without the chain of constructors: a rejection should cost next to nothing
         self.policy = policy
         self.retry_after = retry_after
 
@@ -93,7 +93,9 @@ class CircuitOpenError(RejectedError):
         retry_after: float | None = None,
         last_failure: FailureInfo | None = None,
     ) -> None:
-        super().__init__(message, policy=policy, retry_after=retry_after)
+        self.args = (message,)
+        self.policy = policy
+        self.retry_after = retry_after
         self.last_failure = last_failure
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from resilient.clock import forget_on_fork
+
 logger = logging.getLogger("resilient")
 logger.addHandler(logging.NullHandler())  # silent until the application configures logging
 
@@ -35,8 +37,29 @@ EV = TypeVar("EV", bound=Event)
 T = TypeVar("T")
 Listener = Callable[[Any], object]
 
-_listeners: tuple[tuple[type[Event], Listener], ...] = ()
-_listeners_lock = threading.Lock()
+
+class _Hearers:
+    """Who hears what: a tuple that is replaced, so that publishing reads it without a lock."""
+
+    def __init__(self) -> None:
+        self.all: tuple[tuple[type[Event], Listener], ...] = ()
+        self._lock = threading.Lock()
+        forget_on_fork(self)
+
+    def add(self, entry: tuple[type[Event], Listener]) -> Callable[[], None]:
+        with self._lock:
+            self.all = (*self.all, entry)
+        return lambda: self._remove(entry)
+
+    def _remove(self, entry: tuple[type[Event], Listener]) -> None:
+        with self._lock:
+            self.all = tuple(other for other in self.all if other is not entry)
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
+
+
+_hearers = _Hearers()
 
 
 def listen(listener: Callable[[EV], object], kind: type[EV], /) -> Callable[[], None]:
@@ -51,7 +74,7 @@ def listen(listener: Callable[[EV], object], kind: type[EV], /) -> Callable[[], 
         The function that stops the listening. Calling it twice is fine.
 
     Raises:
-        TypeError: when `listener` is a coroutine function: nobody would await it.
+        TypeError: when `listener` is a coroutine function (nobody would await it), or `kind` no kind of event.
 
     Safe for threads and event loops.
 
@@ -64,18 +87,11 @@ def listen(listener: Callable[[EV], object], kind: type[EV], /) -> Callable[[], 
         'forced_open'
         >>> stop()
     """
-    global _listeners
     check_listener(listener)
-    entry = (kind, listener)
-    with _listeners_lock:
-        _listeners = (*_listeners, entry)
-
-    def stop() -> None:
-        global _listeners
-        with _listeners_lock:
-            _listeners = tuple(other for other in _listeners if other is not entry)
-
-    return stop
+    given: object = kind  # what a caller without a type checker may pass
+    if not (isinstance(given, type) and issubclass(given, Event)):
+        raise TypeError(f"listen() takes a listener and a kind of Event, not {kind!r}")
+    return _hearers.add((kind, listener))
 
 
 def check_listener(listener: object) -> None:
@@ -88,14 +104,14 @@ def check_listener(listener: object) -> None:
 
 def anyone_listens() -> bool:
     """Whether an event would be heard: what is frequent under load is not even made when nobody listens."""
-    return bool(_listeners)
+    return bool(_hearers.all)
 
 
 def publish(event: Event, own: Iterable[Listener] = ()) -> None:
     """Deliver `event` to its owner's listeners and to those of its kind. Never raises; never call it under a lock."""
     for listener in own:
         _tell(listener, event)
-    for kind, listener in _listeners:
+    for kind, listener in _hearers.all:
         if isinstance(event, kind):
             _tell(listener, event)
 
@@ -128,13 +144,16 @@ class Outbox(Generic[T]):
     def drain(self) -> None:
         """Deliver what is queued, unless another thread is at it."""
         while self._queue:  # again: an item may arrive between the last popleft and the release
-            if not self._delivering.acquire(blocking=False):
-                return
-            try:
+            mine = False
+            try:  # a signal handler that raises between taking and trying would stop deliveries for ever
+                mine = self._delivering.acquire(blocking=False)
+                if not mine:
+                    return
                 while self._queue:
                     self._deliver(self._queue.popleft())
             finally:
-                self._delivering.release()
+                if mine:
+                    self._delivering.release()
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's queue and whoever was delivering it."""

@@ -18,9 +18,12 @@ from resilient.outcome import (
     Outcome,
     classifier,
     evidence,
+    had_time,
     result_check,
 )
-from resilient.policy import Args, AsyncCall, Call, Fn, Kwargs, Policy
+from resilient.policy import UNLIMITED, Args, AsyncCall, Call, Fn, Kwargs, Policy
+
+_UNSAID = Classification()
 
 
 class Permit(Protocol):
@@ -68,6 +71,16 @@ class Ticket(Protocol):
 class Gate(Policy[Never]):
     """A policy that admits or rejects; usable without a function. Safe for threads and event loops.
 
+    Example:
+        >>> from resilient import CircuitBreaker
+        >>> gate = CircuitBreaker("uploads")
+        >>> with gate.calling() as permit:  # around a block
+        ...     permit.failure()  # it ended badly, although nothing was raised
+        >>> permit = gate.acquire()  # or in two steps
+        >>> permit.success()
+        >>> gate.snapshot().calls
+        2
+
     `standing` is the ticket of every call while everybody is admitted and nothing can leak, or None: then `admit` is
     asked for a ticket per call.
     """
@@ -106,31 +119,28 @@ class Gate(Policy[Never]):
         """
         return Calling(self)
 
-    def adopt(self, name: str, classification: Classification) -> None:
-        """Take the name and the verdicts of the command that holds it, where it was given none of its own."""
-        super().adopt(name, classification)
-        self._given = self._given.or_else(classification)
+    def judge(self, given: Classification = _UNSAID) -> tuple[Classifier, Callable[[Any], bool] | None]:
+        """How this gate judges an error and a result: its own way, or `given` when it has none."""
+        used = self._given.or_else(given)
+        return evidence(classifier(used)), result_check(used)
 
-    def judge(self) -> tuple[Classifier, Callable[[Any], bool] | None]:
-        """How this gate judges an error and a result."""
-        return evidence(classifier(self._given)), result_check(self._given)
-
-    def layer(self, inner: Call, limit: float) -> Call:
+    def layer(self, inner: Call, limit: float, given: Classification) -> Call:
         """Return `inner` behind this gate; no lock is held while it runs."""
         admit, now = self.admit, self._clock.monotonic
-        classify, failed = self.judge()
+        classify, failed = self.judge(given)
 
         def gated(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
             ticket = self.standing or admit(limit)
             started = now()
             try:
                 result = inner(fn, args, kwargs)
+                ended = now()
+                bad = failed is not None and failed(result)
             except BaseException as error:
                 ended = now()
-                settle_error(ticket, error, classify, ended - started, ended)
+                settle_error(ticket, error, classify, ended - started, ended, limit)
                 raise
-            ended = now()
-            if failed is not None and failed(result):
+            if bad:
                 ticket.settle(FAILURE, ended - started, ended, None)
             else:
                 ticket.success(ended - started, ended)
@@ -138,22 +148,23 @@ class Gate(Policy[Never]):
 
         return gated
 
-    def alayer(self, inner: AsyncCall, limit: float) -> AsyncCall:
+    def alayer(self, inner: AsyncCall, limit: float, given: Classification) -> AsyncCall:
         """Return `inner` behind this gate, for async functions."""
         admit, now = self.admit, self._clock.monotonic
-        classify, failed = self.judge()
+        classify, failed = self.judge(given)
 
         async def gated(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
             ticket = self.standing or admit(limit)
             started = now()
             try:
                 result = await inner(fn, args, kwargs)
+                ended = now()
+                bad = failed is not None and failed(result)
             except BaseException as error:
                 ended = now()
-                settle_error(ticket, error, classify, ended - started, ended)
+                settle_error(ticket, error, classify, ended - started, ended, limit)
                 raise
-            ended = now()
-            if failed is not None and failed(result):
+            if bad:
                 ticket.settle(FAILURE, ended - started, ended, None)
             else:
                 ticket.success(ended - started, ended)
@@ -162,22 +173,33 @@ class Gate(Policy[Never]):
         return gated
 
 
-def settle_error(ticket: Ticket, error: BaseException, classify: Classifier, elapsed: float, now: float) -> None:
+def settle_error(
+    ticket: Ticket,
+    error: BaseException,
+    classify: Classifier,
+    elapsed: float,
+    now: float,
+    limit: float = UNLIMITED,
+) -> None:
     """Settle a call that ended with `error`, whatever the classifier does."""
-    if isinstance(error, RejectedError):  # a policy further in refused: nothing was sent
+    if isinstance(error, RejectedError) or _all_rejected(error):  # a policy further in refused: nothing was sent
         ticket.unused()
         return
     outcome = IGNORED
     try:
         if isinstance(error, Exception):
             outcome = classify(error)
-        elif _timed_out(error):
+        elif _timed_out(error) and had_time(elapsed, limit):
             outcome = FAILURE
     finally:
         if outcome is SUCCESS:
             ticket.success(elapsed, now)
         else:
             ticket.settle(outcome, elapsed, now, error)
+
+
+def _all_rejected(error: BaseException) -> bool:
+    return isinstance(error, ExceptionGroup) and error.split(RejectedError)[1] is None
 
 
 def _timed_out(error: BaseException) -> bool:

@@ -6,32 +6,67 @@ import threading
 import warnings
 from weakref import WeakValueDictionary
 
+from resilient.clock import forget_on_fork
 from resilient.errors import ResilienceWarning
 
-_lock = threading.Lock()
-_holders: WeakValueDictionary[tuple[str, str], object] = WeakValueDictionary()
-_warned: set[tuple[str, str]] = set()
+
+class _Labels:
+    """Who has which label."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # reentrant: a garbage collection inside may drop a holder
+        self._holders: WeakValueDictionary[tuple[str, str], object] = WeakValueDictionary()
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._warned: set[tuple[str, str]] = set()
+        forget_on_fork(self)
+
+    def claim(self, kind: str, wanted: str, holder: object) -> tuple[str, bool]:
+        """(label, whether it is the first of this name that had to be numbered)."""
+        with self._lock:
+            label, key = wanted, (kind, wanted)
+            while self._holders.setdefault((kind, label), holder) is not holder:
+                number = self._numbers.get(key, 1) + 1  # goes on from the last: a search would be quadratic
+                self._numbers[key] = number
+                label = f"{wanted}#{number}"
+            first = label != wanted and key not in self._warned
+            if first:
+                self._warned.add(key)
+        return label, first
+
+    def release(self, kind: str, label: str) -> None:
+        with self._lock:
+            self._holders.pop((kind, label), None)
+
+    def forget(self) -> None:
+        with self._lock:
+            self._holders.clear()
+            self._numbers.clear()
+            self._warned.clear()
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
 
 
-def claim(kind: str, name: str | None, holder: object) -> str:
+_labels = _Labels()
+
+
+def claim(kind: str, name: str | None, holder: object, *, warn: bool = True) -> str:
     """The label of `holder`: `name`, or `name#2` … while another live policy of that kind has it.
 
     Warns once per kind and name (ResilienceWarning): two policies of one name share nothing, and a breaker made per
     request never sees enough calls to open. A policy without a name is labelled by its kind, without a warning.
+
+    Args:
+        kind: of the policy.
+        name: as given, or None.
+        holder: the policy; kept by a weak reference.
+        warn: False where the name was not chosen by the user.
     """
-    wanted = name or kind
-    with _lock:
-        label, number = wanted, 1
-        while _holders.setdefault((kind, label), holder) is not holder:
-            number += 1
-            label = f"{wanted}#{number}"
-        warn = number > 1 and name is not None and (kind, name) not in _warned
-        if warn:
-            _warned.add((kind, wanted))
-    if warn:
+    label, first = _labels.claim(kind, name or kind, holder)
+    if first and warn and name is not None:
         warnings.warn(
             f"a second {kind} named {name!r} is alive; it is labelled {label!r} and shares nothing with the first."
-            f" Make a policy once, not per call; share one by passing the same object",
+            " Make a policy once, not per call; share one by passing the same object",
             ResilienceWarning,
             stacklevel=5,
         )
@@ -40,12 +75,9 @@ def claim(kind: str, name: str | None, holder: object) -> str:
 
 def release(kind: str, label: str) -> None:
     """Let another policy have this label."""
-    with _lock:
-        _holders.pop((kind, label), None)
+    _labels.release(kind, label)
 
 
 def forget() -> None:
     """Forget every holder and every warning: between tests."""
-    with _lock:
-        _holders.clear()
-        _warned.clear()
+    _labels.forget()

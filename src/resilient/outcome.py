@@ -22,8 +22,8 @@ Match: TypeAlias = type[Exception] | tuple[type[Exception], ...] | Callable[[Exc
 
 _TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CALLERS_MISTAKE_EXCEPTIONS = frozenset({408, 425, 429})
-_IMPATIENT_SHARE = 0.1  # of its own limit that a call must have had before a deadline's timeout says anything
-_IMPATIENT_FLOOR = 0.1  # seconds, when the pipeline has no limit of its own
+_ENOUGH_SHARE = 0.1  # of its own limit that a call must have had before a deadline's timeout says anything
+_ENOUGH = 0.1  # seconds, when the pipeline has no limit of its own
 
 
 class Outcome(enum.Enum):
@@ -41,8 +41,17 @@ def http_status(error: BaseException) -> int | None:
     """The HTTP status that an error of httpx, requests or aiohttp carries, without importing any of them."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is None:
-        status = getattr(error, "status", None)  # aiohttp.ClientResponseError
-    return status if type(status) is int else None
+        status = getattr(error, "status", None)
+        if status is None or not _is_aiohttps(error):
+            return None
+    if isinstance(status, bool) or not isinstance(status, int):
+        return None
+    return int(status)  # http.HTTPStatus is an int too
+
+
+def _is_aiohttps(error: BaseException) -> bool:
+    """Whether it is one of aiohttp's own: anybody's error may have a `status` that means something else."""
+    return any(kind.__module__.partition(".")[0] == "aiohttp" for kind in type(error).__mro__)
 
 
 def is_transient(error: Exception, /) -> bool:
@@ -50,6 +59,12 @@ def is_transient(error: Exception, /) -> bool:
 
     True for ConnectionError and TimeoutError, for httpx's, requests' and aiohttp's own network errors, and for errors
     that carry the HTTP status 408, 425, 429, 500, 502, 503 or 504. Safe for threads and event loops.
+
+    Example:
+        >>> from resilient import CircuitBreaker, is_transient
+        >>> breaker = CircuitBreaker("mail", on=is_transient)  # a bug in our own code does not open it
+        >>> is_transient(TimeoutError()), is_transient(KeyError("sku"))
+        (True, False)
     """
     status = http_status(error)
     if status is not None:
@@ -124,7 +139,7 @@ def evidence(classify: Classifier) -> Classifier:
     """`classify` for gates: a caller's deadline that left the call no time is no evidence against the dependency."""
 
     def classify_evidence(error: Exception) -> Outcome:
-        if isinstance(error, CallTimeoutError) and error.by_deadline and _impatient(error):
+        if isinstance(error, CallTimeoutError) and error.by_deadline and not had_time(error.elapsed, error.limit):
             return IGNORED
         return classify(error)
 
@@ -152,7 +167,7 @@ def _matcher(match: Match, path: str) -> Callable[[Exception], bool]:
         match = (match,)
     if isinstance(match, tuple):
         for kind in match:
-            if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            if not _is_exception_type(kind):
                 raise ConfigError(
                     f"{path} must hold exception types, not {kind!r}"
                     " (cancellation and KeyboardInterrupt are never counted)",
@@ -165,11 +180,15 @@ def _matcher(match: Match, path: str) -> Callable[[Exception], bool]:
     return match
 
 
+def _is_exception_type(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Exception)
+
+
 def _is_callers_mistake(error: Exception) -> bool:
     status = http_status(error)
     return status is not None and 400 <= status < 500 and status not in _CALLERS_MISTAKE_EXCEPTIONS
 
 
-def _impatient(error: CallTimeoutError) -> bool:
-    enough = _IMPATIENT_SHARE * error.limit if error.limit != float("inf") else _IMPATIENT_FLOOR
-    return error.elapsed < enough
+def had_time(elapsed: float, limit: float) -> bool:
+    """Whether a call that a deadline further out ended had enough of its own `limit` to say something."""
+    return elapsed >= (_ENOUGH_SHARE * limit if limit != float("inf") else _ENOUGH)

@@ -45,6 +45,14 @@ class Pipeline(Policy[F_co]):
         self._policies = policies
         super().__init__(name)
 
+    @classmethod
+    def of_command(cls, policies: tuple[Policy[Any], ...], name: str, verdicts: Classification) -> Pipeline[Any]:
+        """The layers of a command: they take its name and its verdicts, where they have none of their own."""
+        made: Pipeline[Any] = cls(*policies)
+        made.adopt_name(name)
+        made._verdicts = verdicts
+        return made
+
     @property
     def policies(self) -> tuple[Policy[F_co], ...]:
         """The policies it was given, outermost first."""
@@ -60,11 +68,11 @@ class Pipeline(Policy[F_co]):
         for policy in self._policies:
             policy.check(fn)
 
-    def adopt(self, name: str, classification: Classification) -> None:
-        """Hand a command's name and verdicts to every policy that was given none of its own."""
-        super().adopt(name, classification)
+    def adopt_name(self, name: str) -> None:
+        """Hand a command's name to every policy that has none of its own."""
+        super().adopt_name(name)
         for policy in self._policies:
-            policy.adopt(name, classification)
+            policy.adopt_name(name)
 
     def __repr__(self) -> str:
         return f"Pipeline({', '.join(map(repr, self._policies))})"

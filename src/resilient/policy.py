@@ -66,11 +66,21 @@ class Policy(Generic[F_co]):
 
     Args:
         name: the label in metrics, events and errors; default the policy's kind.
+
+    Example:
+        >>> from resilient import Policy
+        >>> class Shout(Policy[str]):
+        ...     kind = "shout"
+        ...     def layer(self, inner, limit, given):
+        ...         return lambda fn, args, kwargs: inner(fn, args, kwargs).upper()
+        >>> Shout().call(lambda name: f"hello {name}", "ann")
+        'HELLO ANN'
     """
 
     kind: ClassVar[str] = "policy"
     _chain: Call
     _achain: AsyncCall
+    _verdicts = Classification()
 
     def __init__(self, name: str | None = None) -> None:
         given = policy_name(type(self).__name__, name)
@@ -87,19 +97,20 @@ class Policy(Generic[F_co]):
         """What it consists of, outermost first: itself, unless it composes others."""
         return (self,)
 
-    def layer(self, inner: Call, limit: float) -> Call:
+    def layer(self, inner: Call, limit: float, given: Classification) -> Call:
         """Return `inner` guarded, for functions.
 
         Args:
             inner: the call further in.
             limit: seconds that policies further in grant it at most; `inf` when none does.
+            given: the verdicts of the command around it, for a policy that was given none of its own.
 
         Raises:
             ConfigError: when this policy guards async functions only.
         """
         raise ConfigError(f"{self!r} guards async functions only", path=self.kind)
 
-    def alayer(self, inner: AsyncCall, limit: float) -> AsyncCall:
+    def alayer(self, inner: AsyncCall, limit: float, given: Classification) -> AsyncCall:
         """Return `inner` guarded, for async functions; arguments as for `layer`."""
         raise ConfigError(f"{self!r} guards functions only, not async ones", path=self.kind)
 
@@ -114,12 +125,12 @@ class Policy(Generic[F_co]):
             ConfigError: saying why.
         """
 
-    def adopt(self, name: str, classification: Classification) -> None:
-        """Take the name and the verdicts of the command that holds it, where it was given none of its own."""
+    def adopt_name(self, name: str) -> None:
+        """Take the name of what holds it (a command, a transport's key), unless it has one of its own."""
         if not self._named:
             names.release(self.kind, self._name)
             self._named = True
-            self._name = names.claim(self.kind, name, self)
+            self._name = names.claim(self.kind, name, self, warn=False)
 
     def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | F_co:
         """Call a function under this policy.
@@ -136,11 +147,11 @@ class Policy(Generic[F_co]):
         """
         if is_async(fn):
             raise TypeError(f"{describe_function(fn)} is async: await {type(self).__name__}.acall(...) instead")
-        return _not_awaitable(self._sync()(fn, args, kwargs), fn)
+        return call_sync(self._sync(), fn, args, kwargs)  # type: ignore[no-any-return]  # layers pass any result on
 
     async def acall(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T | F_co:
         """Await an async function under this policy; arguments, result and errors as for `call`."""
-        return await self._async()(fn, args, kwargs)
+        return await call_async(self._async(), fn, args, kwargs)  # type: ignore[no-any-return]  # likewise
 
     @overload
     def __call__(self: Policy[Never], fn: C, /) -> C: ...
@@ -181,43 +192,76 @@ class Policy(Generic[F_co]):
         try:
             return self._chain
         except AttributeError:
-            self._chain = compose(self.layers)
+            self._chain = compose(self.layers, self._verdicts)
             return self._chain
 
     def _async(self) -> AsyncCall:
         try:
             return self._achain
         except AttributeError:
-            self._achain = acompose(self.layers)
+            self._achain = acompose(self.layers, self._verdicts)
             return self._achain
 
 
+class _WrongColour(BaseException):
+    """A function turned out to be of the other colour. No Exception: no policy judges, repeats or replaces it."""
+
+
 def invoke(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
-    """The innermost call. Of an async function it returns the awaitable, for the layer around it to await."""
-    return fn(*args, **kwargs)
+    """The innermost call, for functions."""
+    result = fn(*args, **kwargs)
+    if type(result) is CoroutineType:
+        raise _WrongColour(result)
+    return result
 
 
-def compose(policies: Sequence[Policy[Any]]) -> Call:
+def ainvoke(fn: Fn, args: Args, kwargs: Kwargs) -> Awaitable[Any]:
+    """The innermost call, for async functions: the awaitable, for the layer around it to await."""
+    result = fn(*args, **kwargs)
+    if type(result) is not CoroutineType and not hasattr(type(result), "__await__"):
+        raise _WrongColour(result)
+    return result  # type: ignore[no-any-return]  # an awaitable: looked at above
+
+
+def call_sync(chain: Call, fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+    """Run a chain once; a function that turns out to be async is a TypeError."""
+    try:
+        return refuse_awaitable(chain(fn, args, kwargs), fn)
+    except _WrongColour as wrong:
+        refuse_awaitable(wrong.args[0], fn)
+        raise
+
+
+async def call_async(chain: AsyncCall, fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+    """The same for async functions; a function that turns out to be none is a TypeError."""
+    try:
+        return await chain(fn, args, kwargs)
+    except _WrongColour:
+        raise TypeError(f"{describe_function(fn)} is not async: use call(...) instead") from None
+
+
+def compose(policies: Sequence[Policy[Any]], given: Classification) -> Call:
     """The layers of `policies` around a call, outermost first, for functions."""
-    limit, call = UNLIMITED, invoke
-    enforcer = _enforcer(policies)
+    limit = UNLIMITED
+    call: Call = invoke
+    enforcer = next((policy for policy in reversed(policies) if isinstance(policy, Enforcer) and policy.hops), None)
     if enforcer is not None:
         call = enforcer.enforce(call, policies)
     for policy in reversed(policies):
-        call = policy.layer(call, limit)
+        call = policy.layer(call, limit, given)
         limit = policy.granted(limit)
     return call
 
 
-def acompose(policies: Sequence[Policy[Any]]) -> AsyncCall:
+def acompose(policies: Sequence[Policy[Any]], given: Classification) -> AsyncCall:
     """The same for async functions."""
     limit = UNLIMITED
-    call: AsyncCall = invoke
-    enforcer = _enforcer(policies)
+    call: AsyncCall = ainvoke
+    enforcer = next((policy for policy in reversed(policies) if isinstance(policy, Enforcer)), None)
     if enforcer is not None:
         call = enforcer.aenforce(call, policies)
     for policy in reversed(policies):
-        call = policy.alayer(call, limit)
+        call = policy.alayer(call, limit, given)
         limit = policy.granted(limit)
     return call
 
@@ -229,6 +273,11 @@ class Enforcer(Policy[Never]):
     the layers, and there is one hop to a worker thread at most.
     """
 
+    @property
+    def hops(self) -> bool:
+        """Whether sync calls are moved to a worker thread."""
+        raise NotImplementedError  # pragma: no cover  # Timeout is the only one
+
     def enforce(self, call: Call, policies: Sequence[Policy[Any]]) -> Call:
         """Return `call` ended at the deadline."""
         raise NotImplementedError  # pragma: no cover  # Timeout is the only one
@@ -238,14 +287,10 @@ class Enforcer(Policy[Never]):
         raise NotImplementedError  # pragma: no cover  # Timeout is the only one
 
 
-def _enforcer(policies: Sequence[Policy[Any]]) -> Enforcer | None:
-    return next((policy for policy in reversed(policies) if isinstance(policy, Enforcer)), None)
-
-
 def guard(policy: Policy[Any], fn: Fn) -> Fn:
     """Decorate `fn` with `policy`: same name, signature, colour."""
     if isinstance(fn, (classmethod, staticmethod)):
-        return type(fn)(guard(policy, fn.__func__))  # type: ignore[return-value]  # a descriptor, as it was
+        return type(fn)(guard(policy, fn.__func__))
     refuse_generators(fn)
     policy.check(fn)
     if is_async(fn):
@@ -262,9 +307,13 @@ def guard(policy: Policy[Any], fn: Fn) -> Fn:
     @functools.wraps(fn)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         nonlocal unchecked
-        result = policy._chain(fn, args, kwargs)
-        if unchecked:
-            _not_awaitable(result, fn)
+        try:
+            result = policy._chain(fn, args, kwargs)
+        except _WrongColour as wrong:
+            refuse_awaitable(wrong.args[0], fn)
+            raise
+        if unchecked:  # once: a function that returns a future does so each time
+            refuse_awaitable(result, fn)
             unchecked = False
         return result
 
@@ -277,14 +326,15 @@ def is_async(fn: Fn) -> bool:
         return bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))  # noqa: B004  # the method is asked for
 
 
 def refuse_generators(fn: Fn) -> None:
     """A generator does its work after the guarded call has returned."""
     if not callable(fn):
         raise TypeError(f"a function is guarded, not {fn!r}")
-    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+    called = getattr(type(fn), "__call__", None)  # noqa: B004  # the method is asked for
+    if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in (fn, called)):
         raise TypeError(
             f"{describe_function(fn)} is a generator: its work happens after the call that makes it."
             " Guard the block that reads it: `with breaker.calling(): ...`"
@@ -296,7 +346,8 @@ def describe_function(fn: Fn) -> str:
     return str(getattr(fn, "__qualname__", None) or repr(fn))
 
 
-def _not_awaitable(result: T, fn: Fn) -> T:
+def refuse_awaitable(result: T, fn: Fn) -> T:
+    """`result`, unless it is a coroutine or a future: nobody would await it."""
     if hasattr(type(result), "__await__"):
         if isinstance(result, CoroutineType):
             result.close()

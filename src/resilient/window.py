@@ -23,10 +23,19 @@ class Counts(NamedTuple):
 
 
 class Ring(Protocol):
-    """The counts of a window. Call it under the owner's lock."""
+    """The counts of a window. Call it under the owner's lock.
+
+    Attributes:
+        quiet_until: before this moment nothing bad is in the window and no bucket ends: a call that went well and was
+            not slow needs `recorded += 1` only. The hot path; `-inf` where there is none.
+        recorded: calls ever recorded.
+    """
+
+    quiet_until: float
+    recorded: int
 
     def success(self, now: float) -> bool:
-        """Count a call that went well and was not slow; True when the window holds anything bad. The hot path."""
+        """Count a call that went well and was not slow; True when the window holds anything bad."""
         ...
 
     def record(self, now: float, failed: bool, slow: bool) -> None:
@@ -57,7 +66,7 @@ class TimeWindow:
 
     Example:
         >>> from resilient import CircuitBreaker, TimeWindow
-        >>> breaker = CircuitBreaker("db", window=TimeWindow(30.0, buckets=6))
+        >>> breaker = CircuitBreaker("orders", window=TimeWindow(30.0, buckets=6))
     """
 
     seconds: float = 10.0
@@ -84,7 +93,7 @@ class CountWindow:
 
     Example:
         >>> from resilient import CircuitBreaker, CountWindow
-        >>> breaker = CircuitBreaker("db", window=CountWindow(50), minimum_calls=10)
+        >>> breaker = CircuitBreaker("stock", window=CountWindow(50), minimum_calls=10)
     """
 
     calls: int = 100
@@ -98,6 +107,7 @@ class CountWindow:
 
 
 _NOTHING = Counts(0, 0, 0)
+_NEVER_QUIET = float("-inf")
 
 
 class _TimeRing:
@@ -106,45 +116,45 @@ class _TimeRing:
     The window's counts are the difference to the oldest mark: recording is an addition, rolling is an append.
     """
 
-    __slots__ = ("_bad", "_calls", "_ends", "_failures", "_index", "_marks", "_origin", "_slow", "_width")
+    __slots__ = ("_ends", "_failures", "_index", "_marks", "_origin", "_slow", "_width", "quiet_until", "recorded")
 
     def __init__(self, origin: float, width: float, buckets: int) -> None:
         self._origin = origin
         self._width = width
         self._index = 0
-        self._ends = origin + width
-        self._calls = self._failures = self._slow = 0
+        self.quiet_until = self._ends = origin + width
+        self.recorded = self._failures = self._slow = 0
         self._marks: deque[Counts] = deque([_NOTHING], maxlen=buckets)
-        self._bad = False
 
     def success(self, now: float) -> bool:
         if now >= self._ends:  # an older `now` counts into the current bucket: nothing is lost
             self._roll(now)
-        self._calls += 1
-        return self._bad
+        self.recorded += 1
+        return self.quiet_until == _NEVER_QUIET
 
     def record(self, now: float, failed: bool, slow: bool) -> None:
         self.success(now)
         self._failures += failed
         self._slow += slow
-        self._bad = self._bad or failed or slow
+        if failed or slow:
+            self.quiet_until = _NEVER_QUIET
 
     def counts(self, now: float) -> Counts:
         if now >= self._ends:
             self._roll(now)
         calls, failures, slow = self._marks[0]
-        return Counts(self._calls - calls, self._failures - failures, self._slow - slow)
+        return Counts(self.recorded - calls, self._failures - failures, self._slow - slow)
 
     def totals(self) -> tuple[int, int]:
-        return self._calls, self._failures
+        return self.recorded, self._failures
 
     def _roll(self, now: float) -> None:
         index = math.floor((now - self._origin) / self._width)
-        mark = Counts(self._calls, self._failures, self._slow)
+        mark = Counts(self.recorded, self._failures, self._slow)
         self._marks.extend([mark] * min(index - self._index, self._marks.maxlen or 1))
         self._index = max(index, self._index)
         self._ends = self._origin + (self._index + 1) * self._width
-        self._bad = self._marks[0][1:] != mark[1:]
+        self.quiet_until = self._ends if self._marks[0][1:] == mark[1:] else _NEVER_QUIET
 
 
 _FAILED, _SLOW = 1, 2
@@ -153,13 +163,14 @@ _FAILED, _SLOW = 1, 2
 class _CountRing:
     """One byte per call that counts, with running totals."""
 
-    __slots__ = ("_calls", "_ever", "_ever_failed", "_failures", "_next", "_ring", "_slow")
+    __slots__ = ("_calls", "_ever_failed", "_failures", "_next", "_ring", "_slow", "quiet_until", "recorded")
 
     def __init__(self, size: int) -> None:
+        self.quiet_until = _NEVER_QUIET  # every call pushes an older one out
         self._ring = bytearray(size)
         self._next = 0
         self._calls = self._failures = self._slow = 0
-        self._ever = self._ever_failed = 0
+        self.recorded = self._ever_failed = 0
 
     def success(self, now: float) -> bool:
         self.record(now, False, False)
@@ -178,11 +189,11 @@ class _CountRing:
         self._slow += slow
         ring[here] = failed | slow << 1
         self._next = here + 1 if here + 1 < len(ring) else 0
-        self._ever += 1
+        self.recorded += 1
         self._ever_failed += failed
 
     def counts(self, now: float) -> Counts:
         return Counts(self._calls, self._failures, self._slow)
 
     def totals(self) -> tuple[int, int]:
-        return self._ever, self._ever_failed
+        return self.recorded, self._ever_failed

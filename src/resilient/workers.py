@@ -59,9 +59,11 @@ class Workers:
             )
             try:
                 thread.start()
-            except BaseException:
+            except BaseException as error:
                 with self._lock:
                     self._threads -= 1
+                if isinstance(error, RuntimeError):  # the system gives no more threads: nobody else's fault
+                    raise BulkheadFullError(f"no worker thread could be started: {error}", policy=policy) from error
                 raise
         inbox.put(job)
 

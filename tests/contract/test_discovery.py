@@ -40,8 +40,13 @@ def registry() -> Iterator[ScriptedRegistry]:
         yield found
 
 
-def loops() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("resilient ")]
+def loops(registry: ScriptedRegistry) -> list[threading.Thread]:
+    """The threads at work for this registry; other tests' may still be ending."""
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("resilient ") and registry.url in thread.name
+    ]
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -228,12 +233,11 @@ def test_subscribers_hear_what_came_and_went(registry: ScriptedRegistry) -> None
 
 def test_20_closing_takes_the_entry_out_and_then_is_silent(registry: ScriptedRegistry) -> None:
     """DELETE last, no request after it, no thread left; closing again does nothing."""
-    before = len(loops())
     with Registry.from_url(registry.url + FAST) as found, found.register("producer", port=8080) as mine:
         found.wait("producer")
         wait_until(lambda: len(registry.seen("PUT")) >= 1, what="a renewal")
     assert registry.listed == {}
-    assert len(loops()) == before
+    wait_until(lambda: not loops(registry), what="the end of the thread")
     sent = len(registry.requests)
     wait_until(lambda: time.monotonic() - registry.requests[-1].at > 0.7, what="three intervals")
     mine.close()
@@ -265,7 +269,6 @@ def test_20_it_can_begin_again(registry: ScriptedRegistry) -> None:
 
 async def test_23_tasks_do_everything_without_a_thread(registry: ScriptedRegistry) -> None:
     """Fetches, renewals and the DELETE run on the caller's loop; a caller that is cancelled cancels only itself."""
-    before = loops()
     async with Registry.from_url(registry.url + FAST) as found, found.register("producer", port=8080) as mine:
         waiter = asyncio.create_task(found.wait_async("nobody", timeout=30))
         await asyncio.sleep(0)
@@ -275,7 +278,7 @@ async def test_23_tasks_do_everything_without_a_thread(registry: ScriptedRegistr
             found.wait("nobody")
         await until(lambda: len(registry.seen("PUT")) >= 2)
         assert mine.registered
-        assert loops() == before
+        assert loops(registry) == []
         sent = len(registry.seen("GET"))
         await until(lambda: len(registry.seen("GET")) > sent)
     assert registry.listed == {}
@@ -288,10 +291,10 @@ async def test_23_a_lookup_outside_a_block_starts_the_thread_in_async_programs_t
     found = Discovery.from_url(registry.url)
     try:
         assert (await found.wait_async("producer"))[0].host == "h"
-        assert [thread.daemon for thread in loops() if registry.url in thread.name] == [True]
+        assert [thread.daemon for thread in loops(registry)] == [True]
     finally:
         await found.aclose()
-    assert [thread for thread in loops() if registry.url in thread.name] == []
+    await until(lambda: not loops(registry))
 
 
 def test_23_a_loop_that_ended_without_closing_is_replaced_by_a_thread(registry: ScriptedRegistry) -> None:
@@ -311,12 +314,11 @@ def test_23_a_loop_that_ended_without_closing_is_replaced_by_a_thread(registry: 
 
 def test_one_thread_does_all_the_work_of_one_registry(registry: ScriptedRegistry) -> None:
     """Fetches and three registrations, and no deadline of the caller reaches it."""
-    before = len(loops())
     found = Registry.from_url(registry.url + FAST)
     with Deadline(0.001), found, found.register("a", port=1), found.register("b", port=2), found.register("c", port=3):
         for service in "abc":
             assert found.wait(service)
-        assert len(loops()) == before + 1
+        assert len(loops(registry)) == 1
         wait_until(lambda: len({request.path for request in registry.seen("PUT")}) == 3, what="three renewals")
     assert registry.listed == {}
 
@@ -328,7 +330,7 @@ def test_a_discovery_that_nobody_holds_ends_its_thread(registry: ScriptedRegistr
     wait_until(lambda: registry.requests, what="a fetch")
     del found
     gc.collect()
-    wait_until(lambda: not [thread for thread in loops() if registry.url in thread.name], what="the end of the thread")
+    wait_until(lambda: not loops(registry), what="the end of the thread")
 
 
 def test_the_loop_outlives_a_bug(registry: ScriptedRegistry, caplog: pytest.LogCaptureFixture) -> None:

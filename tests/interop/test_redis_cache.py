@@ -68,7 +68,7 @@ def test_async_calls_read_it_without_stopping_the_loop(server: RedisProcess) -> 
     """The same for async functions, through a thread."""
     StaleCache(shared=RedisCache(server.url)).call(weather, "Rome")
     wait_until(lambda: stored(server) == 1, what="the answer written")
-    other = StaleCache(shared=RedisCache(server.url, timeout=5.0), key=lambda place: (place,))
+    other = StaleCache(shared=RedisCache(server.url, timeout=5.0))
 
     async def aweather(place: str) -> dict[str, Any]:
         raise ConnectionError

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
+import weakref
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 
 from resilient import CallTimeoutError, CircuitBreaker, CircuitOpenError, ConfigError, Fallback, Pipeline, Timeout
+from resilient.decorator import command
 from resilient.policies.fallback import BadResult
 from tests.drive import Drive
 
@@ -251,7 +256,7 @@ def test_bad_arguments_are_refused_with_a_sentence() -> None:
     with pytest.raises(ConfigError, match="exclude each other"):
         Fallback(lambda: 1, value=2)  # type: ignore[call-overload]  # the mistake under test
     with pytest.raises(ConfigError, match="write value='x'"):
-        Fallback("x")
+        Fallback("x")  # type: ignore[call-overload]  # the mistake under test
 
 
 def test_the_first_fallback_of_each_kind_of_error_is_logged_with_its_traceback(
@@ -264,3 +269,77 @@ def test_the_first_fallback_of_each_kind_of_error_is_logged_with_its_traceback(
         fallback.call(broken)
     assert len(caplog.records) == 1
     assert caplog.records[0].exc_info is not None
+
+
+def test_a_frozen_exception_does_not_stop_the_chain(drive: Drive) -> None:
+    """A note that can not be added is not worth an answer; a shared exception gains one note, not one per call."""
+
+    @dataclass(frozen=True)
+    class FrozenError(Exception):
+        code: int
+
+    shared = KeyError("the same one each time")
+
+    def frozen() -> str:
+        raise FrozenError(1)
+
+    def again() -> str:
+        raise shared
+
+    assert drive(Fallback(frozen, lambda: "next"), broken) == "next"
+    fallback = Fallback(again, lambda: "next")
+    for _ in range(3):
+        drive(fallback, broken)
+    assert len(shared.__notes__) == 1
+
+
+def test_a_fallback_shared_by_two_commands_keeps_no_verdicts_of_the_first() -> None:
+    """What one command ignores the other still replaces."""
+    shared = Fallback(value="other")
+
+    @command("first", fallback=shared, ignore=KeyError)
+    def first() -> str:
+        raise KeyError
+
+    @command("second", fallback=shared)
+    def second() -> str:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        first()
+    assert second() == "other"
+
+
+def test_a_lambda_that_calls_an_async_function_is_awaited() -> None:
+    """The caller never gets a coroutine that nobody awaits."""
+
+    async def cached(place: str) -> str:
+        return f"cached {place}"
+
+    async def failing(place: str) -> str:
+        raise ConnectionError
+
+    assert asyncio.run(Fallback(lambda place: cached(place))(failing)("Rome")) == "cached Rome"
+
+
+def test_a_failed_fallback_keeps_nothing_alive(caplog: pytest.LogCaptureFixture) -> None:
+    """The error's traceback does not hold the frame that holds the error: no garbage collection is needed."""
+
+    class Argument:
+        pass
+
+    def also_broken(argument: Argument) -> str:
+        raise KeyError
+
+    argument = Argument()
+    alive = weakref.ref(argument)
+    caplog.set_level(logging.CRITICAL, "resilient")  # a captured record would hold the traceback
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(KeyError):
+            Fallback(also_broken).call(broken, argument)
+        del argument
+        assert alive() is None
+    finally:
+        gc.enable()

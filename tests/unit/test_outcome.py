@@ -19,6 +19,8 @@ def http_error(status: int) -> httpx.HTTPStatusError:
 class AiohttpLike(Exception):
     """aiohttp's ClientResponseError carries its status itself."""
 
+    __module__ = "aiohttp.client_exceptions"
+
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status
@@ -90,6 +92,13 @@ def test_impatience_is_no_evidence(limit: float, elapsed: float, outcome: Outcom
 def test_is_transient_knows_what_may_pass(error: Exception, transient: bool) -> None:
     """Network errors and the statuses that mean "later"; a programming error is none."""
     assert is_transient(error) is transient
+
+
+def test_a_status_of_somebody_elses_error_is_no_http_status() -> None:
+    """Only aiohttp's own errors carry it themselves."""
+    error = ValueError()
+    error.status = 403  # type: ignore[attr-defined]  # an attribute of the user's own
+    assert classifier(Classification())(error) is Outcome.FAILURE
 
 
 def test_a_response_without_a_whole_status_is_no_verdict() -> None:

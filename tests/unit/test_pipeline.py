@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from resilient import CircuitBreaker, ConfigError, Fallback, Pipeline, Policy, Timeout
+from resilient.outcome import Classification
 from resilient.policy import Args, AsyncCall, Call, Fn, Kwargs
 from tests.drive import Drive
 
@@ -24,7 +25,7 @@ class Recorder(Policy[Any]):
         super().__init__()
         self._log, self._label = log, label
 
-    def layer(self, inner: Call, limit: float) -> Call:
+    def layer(self, inner: Call, limit: float, given: Classification) -> Call:
         def noted(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
             self._log.append(f"{self._label} in")
             try:
@@ -34,7 +35,7 @@ class Recorder(Policy[Any]):
 
         return noted
 
-    def alayer(self, inner: AsyncCall, limit: float) -> AsyncCall:
+    def alayer(self, inner: AsyncCall, limit: float, given: Classification) -> AsyncCall:
         async def noted(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
             self._log.append(f"{self._label} in")
             try:
@@ -174,3 +175,36 @@ def at_module_level() -> str:
 def test_a_decorated_function_pickles_by_its_name() -> None:
     """As an undecorated one does."""
     assert pickle.loads(pickle.dumps(at_module_level)) is at_module_level
+
+
+def test_acall_of_a_plain_function_is_not_hidden_by_a_fallback() -> None:
+    """A programmer's mistake is no failure of the dependency."""
+    breaker = CircuitBreaker("masked")
+    guard = Pipeline(Fallback(value="masked"), breaker)
+    with pytest.raises(TypeError, match=r"is not async: use call"):
+        asyncio.run(guard.acall(lambda: "real"))  # type: ignore[arg-type, return-value]  # the mistake under test
+    assert breaker.snapshot().failures == 0
+
+
+def test_a_coroutine_is_refused_each_time_not_only_the_first() -> None:
+    """Also after a fallback answered first."""
+    answers: list[Any] = [ConnectionError()]
+
+    async def afn() -> None: ...
+
+    def sometimes() -> Any:
+        if answers:
+            raise answers.pop()
+        return afn()
+
+    guarded: Callable[[], Any] = Fallback(value="fallback")(sometimes)
+    assert guarded() == "fallback"
+    for _ in range(2):
+        with pytest.raises(TypeError, match="returned an awaitable"):
+            guarded()
+
+
+def test_many_unnamed_policies_are_numbered_without_a_search() -> None:
+    """Ten thousand of a kind: each costs the same."""
+    made = [Timeout(1.0) for _ in range(10_000)]
+    assert len({timeout.name for timeout in made}) == 10_000

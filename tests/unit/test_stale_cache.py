@@ -117,7 +117,7 @@ def test_arguments_that_can_not_be_keys_never_make_a_good_call_fail(
     dependency, cache = Dependency(), StaleCache()
     assert drive(cache, dependency, ["Rome"]) == "sunny"
     assert drive(cache, dependency, ["Rome"]) == "sunny"
-    assert sum("is not remembered" in record.message for record in caplog.records) == 1
+    assert sum("can not be remembered" in record.message for record in caplog.records) == 1
     keyed = StaleCache(key=lambda place, unit="c": tuple(place))
     drive(keyed, dependency, ["Rome"])
     dependency.down = True
@@ -184,3 +184,112 @@ def test_bad_arguments_are_refused_with_a_sentence(settings: dict[str, Any], mes
     """Each names itself and what is allowed."""
     with pytest.raises(ConfigError, match=message):
         StaleCache(**settings)
+
+
+def test_the_calls_own_error_leaves_when_its_arguments_can_not_be_keys(drive: Drive) -> None:
+    """An unhashable argument does not turn a ConnectionError into a TypeError."""
+    dependency = Dependency()
+    dependency.down = True
+    with pytest.raises(ConnectionError):
+        drive(StaleCache(), dependency, ["Rome"])
+
+
+def test_positions_and_names_are_never_taken_for_each_other() -> None:
+    """f(1, ("x", 2)) and f(1, x=2) are two calls."""
+
+    def pairs(*args: Any, **kwargs: Any) -> str:
+        if down:
+            raise ConnectionError
+        return f"{args} {kwargs}"
+
+    down: list[bool] = []
+    cache = StaleCache()
+    cache.call(pairs, 1, ("x", 2))
+    down.append(True)
+    with pytest.raises(ConnectionError):
+        cache.call(pairs, 1, x=2)
+
+
+def test_bound_methods_of_two_objects_are_two_functions() -> None:
+    """What one client answered is not the other's."""
+
+    class Client:
+        def __init__(self, tenant: str) -> None:
+            self.tenant, self.down = tenant, False
+
+        def fetch(self, number: int) -> str:
+            if self.down:
+                raise ConnectionError
+            return f"data of {self.tenant}"
+
+    one, other, cache = Client("A"), Client("B"), StaleCache()
+    cache.call(one.fetch, 1)
+    other.down = one.down = True
+    assert cache.call(one.fetch, 1) == "data of A"
+    with pytest.raises(ConnectionError):
+        cache.call(other.fetch, 1)
+
+
+class Shelf:
+    """A shared cache in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def put(self, key: str, value: Any, max_age: float) -> None:
+        self.kept[key] = value
+
+    def get(self, key: str) -> tuple[Any, float] | None:
+        return (self.kept[key], 1.0) if key in self.kept else None
+
+
+def test_a_function_without_a_name_of_its_own_is_not_shared() -> None:
+    """Closures share a qualified name: one tenant would get another's data."""
+
+    def fetch(number: int) -> str:
+        return "data"
+
+    with pytest.raises(ConfigError, match="give the cache a name|Give the cache a name"):
+        StaleCache(shared=Shelf())(fetch)
+    assert StaleCache(name="tenant A", shared=Shelf())(fetch)(1) == "data"
+
+
+def test_arguments_without_a_text_of_their_own_are_not_shared() -> None:
+    """An address is another object in another process."""
+    shelf, dependency = Shelf(), Dependency()
+    cache = StaleCache(name="shelf", shared=shelf)
+    cache.call(dependency, object())  # type: ignore[arg-type]  # any argument will do
+    assert shelf.kept == {}
+    cache.call(dependency, "Rome")
+    assert len(shelf.kept) == 1
+
+
+def test_what_is_no_cache_can_not_be_shared() -> None:
+    """A URL is not a cache; the message says what is."""
+    with pytest.raises(ConfigError, match="such as RedisCache"):
+        StaleCache(shared="redis://localhost")  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_an_answer_of_this_process_does_not_wait_for_the_others() -> None:
+    """With every thread of the loop's executor hung, what is in memory still answers."""
+
+    async def scene() -> str:
+        loop, hung = asyncio.get_running_loop(), threading.Event()
+        waiting = [loop.run_in_executor(None, hung.wait) for _ in range(64)]
+        cache = StaleCache(name="hung", shared=Shelf())
+        down = False
+
+        async def fetch(place: str) -> str:
+            if down:
+                raise ConnectionError
+            return "sunny"
+
+        await cache.acall(fetch, "Rome")
+        down = True
+        try:
+            return await asyncio.wait_for(cache.acall(fetch, "Rome"), 10.0)
+        finally:
+            hung.set()
+            await asyncio.gather(*waiting)
+
+    assert asyncio.run(scene()) == "sunny"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import gc
 import threading
+import weakref
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -333,3 +337,94 @@ def test_deadlines_nest_by_shortening_and_can_be_left() -> None:
     assert Deadline.current() is None
     with pytest.raises(ConfigError, match="Deadline: seconds"):
         Deadline(0)
+
+
+class TestCorners:
+    """What was found by looking for it."""
+
+    async def test_an_outer_timeout_that_left_no_time_is_no_evidence(self, clock: VirtualClock) -> None:
+        """Rule 3 for nested async timeouts: 10 ms of 10 s say nothing about the dependency."""
+        breaker = CircuitBreaker("impatient", clock=clock)
+        inner = Pipeline(breaker, Timeout(10.0, clock=clock))(hang)
+        task = asyncio.ensure_future(Timeout(0.01, clock=clock)(inner)())
+        await advance_when_waiting(clock, 0.01)
+        with pytest.raises(CallTimeoutError):
+            await task
+        assert breaker.snapshot().failures == 0
+
+    def test_a_thread_free_timeout_inside_does_not_switch_the_outer_one_off(self) -> None:
+        """The innermost Timeout that may hop enforces."""
+        release = threading.Event()
+        with pytest.raises(CallTimeoutError):
+            Pipeline(Timeout(0.02), Timeout(60.0, thread=False)).call(release.wait)
+        release.set()
+
+    def test_deadlines_of_different_clocks_are_compared_by_what_is_left(self, clock: VirtualClock) -> None:
+        """A virtual deadline around a real timeout: five seconds are five seconds."""
+        with Deadline(5.0, clock=clock):
+            assert Timeout(1.0).call(lambda: "in time") == "in time"
+            clock.advance(5.0)
+            with pytest.raises(DeadlineExceededError):
+                Timeout(1.0).call(lambda: "too late")
+
+    def test_a_failing_call_in_a_worker_keeps_nothing_alive(self) -> None:
+        """Error, traceback and frame are no cycle."""
+
+        class Argument:
+            pass
+
+        def fail(argument: Argument) -> None:
+            raise ValueError
+
+        argument = Argument()
+        alive = weakref.ref(argument)
+        gc.collect()
+        gc.disable()
+        try:
+            with contextlib.suppress(ValueError):
+                Timeout(5.0).call(fail, argument)
+            del argument
+            wait_until(lambda: alive() is None, what="the argument freed without a collection")
+        finally:
+            gc.enable()
+
+    def test_a_generator_that_ends_elsewhere_keeps_its_own_error(self) -> None:
+        """Leaving a Deadline in another context than it was entered in replaces nothing."""
+
+        async def ticks() -> AsyncGenerator[int, None]:
+            with Deadline(5.0):
+                yield 1
+
+        async def run() -> None:
+            generator = ticks()
+
+            async def begin() -> int:
+                return await anext(generator)
+
+            async def end() -> None:
+                await generator.athrow(KeyError("the caller's"))
+
+            assert await asyncio.create_task(begin()) == 1
+            with pytest.raises(KeyError):
+                await asyncio.create_task(end())
+
+        asyncio.run(run())
+
+    def test_no_thread_to_be_had_is_a_rejection(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Our own exhaustion says nothing about the dependency."""
+
+        def refuse(_self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        workers = Workers()
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(BulkheadFullError, match="can't start new thread"):
+            workers.start(lambda: None, policy="test")
+        assert workers.threads == 0
+
+
+@pytest.mark.parametrize("seconds", [1e10, 10**400])
+def test_limits_that_no_thread_can_wait_are_refused(seconds: float) -> None:
+    """At construction, not at the first call."""
+    with pytest.raises(ConfigError, match="Timeout: seconds must be"):
+        Timeout(seconds)

@@ -14,6 +14,15 @@ class Registration(Runs):
     Attributes:
         instance: what is registered. Its host and id stay empty until the registry was first reached, when the address
             that reaches it was to be found out.
+
+    Example:
+        >>> from resilient.discovery import Registry
+        >>> from resilient.registry_server import RegistryServer
+        >>> with RegistryServer(port=0) as server, Registry.from_url(server.url) as registry:
+        ...     with registry.register("producer", port=8080, host="127.0.0.1") as registration:
+        ...         found = registry.wait("producer")
+        >>> found[0].port, registration.instance.host
+        (8080, '127.0.0.1')
     """
 
     instance: Instance
@@ -29,7 +38,13 @@ class Registration(Runs):
 
 
 class Registry(Discovery):
-    """A discovery that can be written."""
+    """A discovery that can be written.
+
+    Example:
+        >>> from resilient.discovery import Registry
+        >>> registry = Registry.from_url("eureka://localhost:8761")  # nothing is sent before something is asked for
+        >>> registration = registry.register("producer", port=8080)  # `with registration:` makes it known
+    """
 
     def register(
         self,

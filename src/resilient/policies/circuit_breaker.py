@@ -6,8 +6,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from resilient import events
 from resilient.checks import number, positive_seconds, ratio, whole
@@ -16,15 +15,20 @@ from resilient.errors import CircuitOpenError, ConfigError
 from resilient.events import Event, Outbox, check_listener, publish
 from resilient.gate import Gate, Ticket
 from resilient.outcome import Classification, Match
+from resilient.policies.circuit_closed import Closed, MetricsOnly
+from resilient.policies.circuit_half_open import HalfOpen
+from resilient.policies.circuit_report import (
+    CircuitBreakerSnapshot,
+    CircuitRejected,
+    CircuitStateChanged,
+    CircuitThresholdReached,
+)
 from resilient.policies.circuit_states import (
     CircuitState,
-    Closed,
     Disabled,
     Durations,
     ForcedOpen,
-    MetricsOnly,
     Open,
-    Probe,
     Rejection,
     Settings,
     State,
@@ -35,64 +39,6 @@ from resilient.window import CountWindow, TimeWindow
 logger = logging.getLogger("resilient")
 
 _JITTER = 0.1  # open times are 1 … 1.1 times as long: the processes of a fleet must not probe in step
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitStateChanged(Event):
-    """A circuit went from `old` to `new` because of `reason`."""
-
-    old: State
-    new: State
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitRejected(Event):
-    """A circuit refused a call; `retry_after` seconds until it may admit one, None when nobody knows."""
-
-    retry_after: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitThresholdReached(Event):
-    """A metrics-only circuit would have opened because of `reason`; told once."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitBreakerSnapshot:
-    """One moment of a breaker.
-
-    Attributes:
-        name: its label.
-        state: its state; OPEN also when its time is over and nobody has asked yet.
-        calls: how many calls the window holds (half-open: probes that ended; open: what opened it).
-        failures: how many of them failed.
-        slow: how many of them were slow.
-        failure_rate: their ratio; None below `minimum_calls`.
-        slow_call_rate: likewise.
-        rejected: calls refused since the breaker was made.
-        retry_after: seconds until a call may be admitted; None when calls are, or when nobody knows.
-        successes: calls since the breaker was made that went well.
-        failed: calls since the breaker was made that failed.
-        ignored: calls since then that said nothing about the dependency.
-        late: calls since then that ended after the state which admitted them.
-    """
-
-    name: str
-    state: State
-    calls: int
-    failures: int
-    slow: int
-    failure_rate: float | None
-    slow_call_rate: float | None
-    rejected: int
-    retry_after: float | None
-    successes: int
-    failed: int
-    ignored: int
-    late: int
 
 
 class _Transition(NamedTuple):
@@ -133,7 +79,8 @@ class CircuitBreaker(Gate):
             425 and 429 count as successes: the dependency answered.
         ignore: which exceptions say nothing about the dependency; wins over `on`.
         on_result: a predicate: True for a returned value that is a failure.
-        listeners: called with every event of this breaker, outside its lock, in order.
+        listeners: called with every event of this breaker, outside its lock: state changes in the order they happened,
+            rejections by the thread whose call is refused.
         clock: default the machine's monotonic clock.
         rng: gives a float in [0, 1) for the jitter of open times; default `random.random`.
 
@@ -203,12 +150,16 @@ class CircuitBreaker(Gate):
         )
         _check_can_open(self.settings)
         self._max_open = positive_seconds(owner, "max_open_duration", max_open_duration)
-        self._open_duration: float | Callable[[int], float] = (
-            open_duration if callable(open_duration) else positive_seconds(owner, "open_duration", open_duration)
-        )
+        if callable(open_duration):
+            number(owner, "open_duration", open_duration(1))
+            self._open_duration: float | Callable[[int], float] = open_duration
+        else:
+            self._open_duration = positive_seconds(owner, "open_duration", open_duration)
+        if rng is not None and not callable(rng):
+            raise ConfigError(f"{owner}: rng must be a function that gives a float in [0, 1), not {rng!r}", path="rng")
         self._rng = rng or random.random
         super().__init__(name, given=Classification(on, ignore, on_result), clock=clock)
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.ignored = self.late = 0
         self._ended = self._failed = 0  # of the states that are over
         self._rejected = 0
@@ -279,7 +230,7 @@ class CircuitBreaker(Gate):
             ConfigError: when `seconds` is not a positive number.
         """
         exact = None if seconds is None else positive_seconds("CircuitBreaker.open", "seconds", seconds)
-        drawn = self._open_time(1)
+        drawn = self.jittered(self._open_time(1))
         with self.lock:
             now, state = self.now(), self.state_object
             until = now + (drawn if exact is None else exact)
@@ -309,8 +260,9 @@ class CircuitBreaker(Gate):
         return f"CircuitBreaker {self.name!r}: opens at " + ", or ".join(ways)
 
     def __repr__(self) -> str:
-        now, state = self.now(), self.state_object
-        calls, failures, _ = state.counts(now)
+        with self.lock:  # counting rolls the window
+            now, state = self.now(), self.state_object
+            calls, failures, _ = state.counts(now)
         text = f"<CircuitBreaker {self.name!r} {state.kind.name}"
         if calls:
             text += f" {failures}/{calls} failed"
@@ -328,27 +280,36 @@ class CircuitBreaker(Gate):
             self._outbox.drain()
             if isinstance(answer, Rejection):
                 self._reject(answer, now)
-            if isinstance(answer, (CircuitState, Probe)):
+            if answer is not None:
                 return answer
             if isinstance(state, Open):
-                state.half_open(Durations(self._open_time(1), self._open_time(state.attempt + 1)))
+                self._half_open(state)
 
-    def _reject(self, why: Rejection, now: float) -> None:
+    def _half_open(self, opened: Open) -> None:
+        """Let probes in; of those who ask at once the first does it."""
+        durations = Durations(self._open_time(1), self._open_time(opened.attempt + 1))
+        with self.lock:
+            half_open = HalfOpen(opened, self, self.now(), durations)
+            self.become_locked(opened, half_open, "its open time is over", None)
+        self.deliver()
+
+    def _reject(self, why: Rejection, now: float) -> NoReturn:
         with self.lock:
             self._rejected += 1
         if self._listeners or events.anyone_listens():
             publish(CircuitRejected(self.name, now, why.retry_after), self._listeners)
-        text = f"circuit {self.name!r} is open: {why.reason}"
-        if why.info is not None and why.info.kind != "result":
-            text += f"; last failure {why.info.kind}: {why.info.message}"
-        text += "" if why.retry_after is None else f"; next try in {why.retry_after:.3g} s"
-        logger.debug("%s", text)
-        raise CircuitOpenError(text, policy=self.name, retry_after=why.retry_after, last_failure=why.info)
+        left, info, reason = why
+        text = f"circuit {self._name!r} is open: {reason}"
+        if left is not None:
+            text += f"; next try in {left:.3g} s"
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s", text)
+        raise CircuitOpenError(text, policy=self._name, retry_after=left, last_failure=info)
 
     # --- what the states ask for, under the lock ------------------------------------------------------------------
 
     def become_locked(self, old: CircuitState, new: CircuitState, reason: str, error: BaseException | None) -> None:
-        """Replace `old` by `new` and queue the event; nothing when `old` is no longer the state."""
+        """Replace `old` by `new` and queue the event, if any; nothing when `old` is no longer the state."""
         if self.state_object is not old:
             return
         ended, failed = old.totals()
@@ -356,12 +317,18 @@ class CircuitBreaker(Gate):
         self._failed += failed
         self.state_object = new
         self.standing = new if new.admits_all else None
+        if new.kind is old.kind:  # `reset()` while closed, a later end while open: nothing to tell
+            return
         event = CircuitStateChanged(self.name, self.now(), old.kind, new.kind, reason)
         self._outbox.put(_Transition(event, new, error))
 
     def threshold_locked(self, reason: str) -> None:
         """Queue the event that a metrics-only circuit would have opened."""
         self._outbox.put(_Transition(CircuitThresholdReached(self.name, self.now(), reason), None, None))
+
+    def jittered(self, seconds: float) -> float:
+        """`seconds`, up to 10 % longer by chance."""
+        return seconds * (1 + _JITTER * self._rng())
 
     def deliver(self) -> None:
         """Deliver what was queued; after the lock."""
@@ -371,7 +338,7 @@ class CircuitBreaker(Gate):
 
     def after_fork_in_child(self) -> None:
         """A new lock: the parent's may have been held by a thread that this process does not have."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.state_object.after_fork_in_child(self.lock)
         self._outbox.after_fork_in_child()
 
@@ -381,19 +348,15 @@ class CircuitBreaker(Gate):
         self.deliver()
 
     def _open_time(self, attempt: int) -> float:
-        """Seconds of the open period `attempt`, drawn now. Calls the user's function: never under the lock."""
-        if callable(self._open_duration):
-            given = self._open_duration(attempt)
-            try:
-                seconds = max(0.0, number("CircuitBreaker", "open_duration", given))
-            except ConfigError:
-                if attempt == 1:
-                    raise
-                logger.exception("circuit %r: open_duration(%d) gave %r", self.name, attempt, given)
-                seconds = self._max_open
-        else:
-            seconds = self._open_duration * 2.0 ** min(attempt - 1, 60)
-        return min(self._max_open, seconds) * (1 + _JITTER * self._rng())
+        """Seconds of the open period `attempt`. Calls the user's function: never under the lock."""
+        if not callable(self._open_duration):
+            return min(self._max_open, self._open_duration * 2.0 ** min(attempt - 1, 60))
+        try:
+            seconds = number("CircuitBreaker", "open_duration", self._open_duration(attempt))
+        except Exception:  # the callers of a service that is down must not get this instead, nor the circuit stay open
+            logger.exception("circuit %r: open_duration(%d) gave no time, max_open_duration holds", self.name, attempt)
+            return self._max_open
+        return min(self._max_open, max(0.0, seconds))
 
     def _tell(self, item: _Transition) -> None:
         event, new, error = item
@@ -416,6 +379,11 @@ class CircuitBreaker(Gate):
 
 
 def _check_can_open(settings: Settings) -> None:
+    if settings.slow_call_rate != 1.0 and settings.slow_call_duration == float("inf"):
+        raise ConfigError(
+            "CircuitBreaker: slow_call_rate says nothing without slow_call_duration, from which a call is slow",
+            path="slow_call_rate",
+        )
     if (
         settings.failure_rate is None
         and settings.consecutive_failures is None

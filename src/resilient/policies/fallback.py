@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar, overload
@@ -140,27 +141,13 @@ class Fallback(Policy[F_co]):
                 )
             step.check(fn)
 
-    def adopt(self, name: str, classification: Classification) -> None:
-        """Take the name and the verdicts of the command that holds it, where it was given none of its own."""
-        super().adopt(name, classification)
-        self._given = self._given.or_else(classification)
-
-    def recovers(self) -> Callable[[Exception], bool]:
-        """Which errors get this fallback: failures, and rejections that are not ignored."""
-        classify = classifier(self._given)
-
-        def recovered(error: Exception) -> bool:
-            outcome = classify(error)
-            return outcome is FAILURE or (isinstance(error, RejectedError) and outcome is not IGNORED)
-
-        return recovered
-
-    def layer(self, inner: Call, limit: float) -> Call:
+    def layer(self, inner: Call, limit: float, given: Classification) -> Call:
         """Return `inner` with this to fall back on, for functions."""
         steps = self.steps
         if any(step.is_async for step in steps):
             raise ConfigError(f"{self!r} has an async function: it serves async functions only", path="fallback")
-        recovers, bad = self.recovers(), result_check(self._given)
+        used = self._given.or_else(given)
+        recovers, bad = recovering(used), result_check(used)
         learners = [step.learn for step in steps if step.learns]
 
         def with_fallback(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
@@ -182,10 +169,11 @@ class Fallback(Policy[F_co]):
 
         return with_fallback
 
-    def alayer(self, inner: AsyncCall, limit: float) -> AsyncCall:
+    def alayer(self, inner: AsyncCall, limit: float, given: Classification) -> AsyncCall:
         """Return `inner` with this to fall back on, for async functions."""
         steps = self.steps
-        recovers, bad = self.recovers(), result_check(self._given)
+        used = self._given.or_else(given)
+        recovers, bad = recovering(used), result_check(used)
         learners = [step.learn for step in steps if step.learns]
 
         async def with_fallback(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
@@ -226,7 +214,10 @@ class Fallback(Policy[F_co]):
                 if answer is not NO_ANSWER:
                     return answer
         if failed is not None:
-            raise failed
+            try:
+                raise failed
+            finally:
+                failed = None  # its traceback holds this frame
         return NO_ANSWER
 
     async def _arecover(self, steps: tuple[Step, ...], fn: Fn, args: Args, kwargs: Kwargs, error: Exception) -> Any:
@@ -235,7 +226,7 @@ class Fallback(Policy[F_co]):
         for step in steps:
             try:
                 answer = step.aanswer(fn, args, kwargs, error)
-                if step.awaits:
+                if step.awaits or hasattr(type(answer), "__await__"):  # a lambda may call an async function
                     answer = await answer
             except Exception as failure:
                 failed = self._note(step, failure)
@@ -243,18 +234,23 @@ class Fallback(Policy[F_co]):
                 if answer is not NO_ANSWER:
                     return answer
         if failed is not None:
-            raise failed
+            try:
+                raise failed
+            finally:
+                failed = None  # its traceback holds this frame
         return NO_ANSWER
 
     def _note(self, step: Step, failure: Exception) -> Exception:
-        failure.add_note(f"raised by {step!r} of fallback {self.name!r}")
+        note = f"raised by {step!r} of fallback {self.name!r}"
+        with contextlib.suppress(Exception):  # an exception may be frozen; the same one may come again and again
+            if note not in getattr(failure, "__notes__", ()):
+                failure.add_note(note)
         logger.debug("fallback %r: %r raised", self.name, step, exc_info=failure)
         return failure
 
     def _tell(self, fn: Fn, error: Exception) -> None:
         kind = type(error)
         if kind in self._told or len(self._told) >= _CAUSES_REMEMBERED:
-            logger.debug("%s failed with %s, its fallback answers", describe_function(fn), kind.__name__)
             return
         self._told.add(kind)
         logger.warning(
@@ -263,6 +259,19 @@ class Fallback(Policy[F_co]):
             kind.__name__,
             exc_info=error,
         )
+
+
+def recovering(given: Classification) -> Callable[[Exception], bool]:
+    """Which errors get a fallback: failures, and rejections that are not ignored."""
+    classify = classifier(given)
+    ignores_some = given.ignore != ()
+
+    def recovers(error: Exception) -> bool:
+        if isinstance(error, RejectedError):
+            return not ignores_some or classify(error) is not IGNORED
+        return classify(error) is FAILURE
+
+    return recovers
 
 
 def _steps(functions: tuple[Any, ...], value: Any, factory: Any) -> Iterator[Step]:
@@ -276,6 +285,7 @@ def _steps(functions: tuple[Any, ...], value: Any, factory: Any) -> Iterator[Ste
         yield FactoryStep(factory)
     for function in functions:
         if isinstance(function, Fallback):
-            yield from (NestedStep(step, function) for step in function.steps)
+            own = None if function.given == Classification() else recovering(function.given)
+            yield from (NestedStep(step, own) for step in function.steps)
         else:
             yield FunctionStep(function)

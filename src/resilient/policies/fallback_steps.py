@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from resilient.errors import ConfigError
-from resilient.outcome import Classification
 from resilient.policy import Args, Fn, Kwargs, describe_function, is_async, refuse_generators
-
-if TYPE_CHECKING:
-    from resilient.policies.fallback import Fallback
 
 NO_ANSWER: Final = object()
 """What a step returns when it knows no answer: the next one is asked, and in the end the call's own error leaves."""
@@ -124,9 +120,9 @@ class FunctionStep(Step):
 class NestedStep(Step):
     """A way of another Fallback, for the errors which that one is for."""
 
-    def __init__(self, step: Step, owner: Fallback[Any]) -> None:
+    def __init__(self, step: Step, recovers: Callable[[Exception], bool] | None) -> None:
         self._step = step
-        self._recovers = None if owner.given == Classification() else owner.recovers()
+        self._recovers = recovers
         self.is_async = step.is_async
         self.awaits = step.awaits
         self.learns = step.learns

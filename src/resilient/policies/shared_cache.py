@@ -7,6 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,8 +79,8 @@ class RedisCache:
         try:
             self._pool = redis.ConnectionPool.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
         except ValueError as error:
-            raise ConfigError(f"RedisCache: {url!r} is no Redis URL: {error}", path="url") from None
-        self._url = url
+            raise ConfigError(f"RedisCache: {_without_password(url)!r} is no Redis URL: {error}", path="url") from None
+        self._url = _without_password(url)
         self._prefix = prefix
         self._dumps = dumps or _dumps
         self._loads = loads or json.loads
@@ -88,6 +89,7 @@ class RedisCache:
         self._wake = threading.Event()
         self._writer: threading.Thread | None = None
         self._down = False
+        self._told: set[str] = set()
         forget_on_fork(self)
 
     def put(self, key: str, value: Any, max_age: float) -> None:
@@ -97,10 +99,12 @@ class RedisCache:
         if self._writer is None:
             with self._lock:
                 if self._writer is None:
-                    self._writer = threading.Thread(
+                    writer = threading.Thread(
                         target=Context().run, args=(self._write,), name="resilient-redis-cache", daemon=True
                     )
-                    self._writer.start()
+                    with suppress(RuntimeError):  # no thread to be had now: the next answer tries again
+                        writer.start()
+                        self._writer = writer
 
     def get(self, key: str) -> tuple[Any, float] | None:
         """(value, age in seconds), or None."""
@@ -110,12 +114,16 @@ class RedisCache:
                 pipe.pttl(self._prefix + key)
                 raw, left_ms = pipe.execute()
             self._reached()
-            if raw is None:
-                return None
+        except Exception as error:
+            self._failed(error)
+            return None
+        if raw is None:
+            return None
+        try:
             max_age, _, body = bytes(raw).partition(b"\n")
             return self._loads(body), max(0.0, float(max_age) - left_ms / 1000)
         except Exception as error:
-            self._failed(error)
+            self._not_understood("read", error)
             return None
 
     def after_fork_in_child(self) -> None:
@@ -133,6 +141,10 @@ class RedisCache:
                 key, value, max_age = self._queue.popleft()
                 try:
                     body = f"{max_age!r}\n".encode() + self._dumps(value)
+                except Exception as error:
+                    self._not_understood("written", error)
+                    continue
+                try:
                     self._client().set(self._prefix + key, body, px=max(1, int(max_age * 1000)))
                     self._reached()
                 except Exception as error:
@@ -148,6 +160,17 @@ class RedisCache:
             self._down = True
             logger.warning("the shared cache at %s does not answer; going on without it", self._url, exc_info=error)
 
+    def _not_understood(self, what: str, error: Exception) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            logger.warning(
+                "a value in the shared cache at %s could not be %s (told once): give RedisCache dumps= and loads= that"
+                " know it",
+                self._url,
+                what,
+                exc_info=error,
+            )
+
     def _reached(self) -> None:
         if self._down:
             self._down = False
@@ -159,3 +182,9 @@ class RedisCache:
 
 def _dumps(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _without_password(url: str) -> str:
+    """What may be logged: no user, no password."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

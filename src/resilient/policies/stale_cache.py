@@ -7,7 +7,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, Never, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Never, TypeVar
 from weakref import WeakKeyDictionary
 
 from resilient.checks import positive_seconds, whole
@@ -27,6 +27,8 @@ logger = logging.getLogger("resilient")
 
 V = TypeVar("V")
 
+_NAMED: Final = "**"  # between positional and named arguments in a key
+
 
 class StaleCache(Fallback[Never]):
     """A fallback that answers with the last good answer to the same arguments, when it is not too old.
@@ -34,7 +36,8 @@ class StaleCache(Fallback[Never]):
     It remembers what the call returned when it went well, per arguments: `weather("94107")` and
     `weather(zip_code="94107", country="us")` are one entry when "us" is the default. Answers are handed out as they
     are, not copied: return values that nobody changes. Where it knows no answer, the next fallback is asked, or the
-    call's own error leaves. A success costs about 1 µs more.
+    call's own error leaves. A success costs some
+    10 µs more. On methods `self` is one of the arguments, and is kept alive by what is remembered of it.
 
     Args:
         max_age: seconds an answer may be old, more than 0, default 3600.0.
@@ -44,12 +47,14 @@ class StaleCache(Fallback[Never]):
         key: called with the call's arguments, gives what they are remembered under; default the arguments themselves,
             which must be hashable then.
         shared: a cache that several processes share, such as `RedisCache`; asked when this process knows no answer.
+            Arguments are told apart by their text there; one that has none of its own (`<object at …>`) is not shared.
         on: which exceptions, default every failure, as for Fallback.
         ignore: which exceptions leave as they are.
         clock: default the machine's monotonic clock.
+        name: label, and what processes know the function by in `shared`; default "module.qualname" there.
 
     Raises:
-        ConfigError: when an argument is out of range.
+        ConfigError: when an argument is out of range, or a function without a name of its own would be shared.
 
     Safe for threads and event loops; use one per function.
 
@@ -81,6 +86,10 @@ class StaleCache(Fallback[Never]):
         for path, function in (("mark", mark), ("key", key)):
             if function is not None and not callable(function):
                 raise ConfigError(f"StaleCache: {path} must be a function, not {function!r}", path=path)
+        if shared is not None and not (
+            callable(getattr(shared, "put", None)) and callable(getattr(shared, "get", None))
+        ):
+            raise ConfigError(f"StaleCache: shared must be a cache such as RedisCache, not {shared!r}", path="shared")
         remembered = _Remembered(
             positive_seconds("StaleCache", "max_age", max_age),
             whole("StaleCache", "max_entries", max_entries),
@@ -88,6 +97,7 @@ class StaleCache(Fallback[Never]):
             key,
             shared,
             clock or SYSTEM_CLOCK,
+            name,
         )
         self._remembered = remembered
         self._begin((remembered,), Classification(on, ignore), name)
@@ -114,7 +124,9 @@ class _Remembered(Step):
         key: Callable[..., Hashable] | None,
         shared: SharedCache | None,
         clock: Clock,
+        name: str | None,
     ) -> None:
+        self._name = name
         self._max_age = max_age
         self._max_entries = max_entries
         self._mark = mark
@@ -122,50 +134,51 @@ class _Remembered(Step):
         self._shared = shared
         self._clock = clock
         self.awaits = shared is not None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: dropping an answer may run its `__del__`
         self._answers: TTLCache[Hashable, tuple[Any, float]] | None = None
         self._signatures: WeakKeyDictionary[Fn, inspect.Signature | None] = WeakKeyDictionary()
         self._complained = False
         forget_on_fork(self)
 
+    def check(self, fn: Fn) -> None:
+        """Refuse to share the answers of a function that other processes can not tell from another one."""
+        if self._shared is not None and self._name is None and "<" in describe_function(fn):
+            raise ConfigError(
+                f"StaleCache: {describe_function(fn)} is made inside a function: others of that name would share its"
+                " answers. Give the cache a name of its own: StaleCache(name=..., shared=...)",
+                path="name",
+            )
+
     def learn(self, fn: Fn, args: Args, kwargs: Kwargs, result: Any) -> None:
         """Remember a good answer. Never makes a good call fail."""
         try:
             key = self._key_of(fn, args, kwargs)
-            now = self._clock.monotonic()
+            entry = (result, self._clock.monotonic())
             with self._lock:
-                self._cache()[key] = (result, now)
-        except Exception:
-            if not self._complained:
-                self._complained = True
-                logger.exception(
-                    "StaleCache: this call of %s is not remembered (told once);"
-                    " give it key= when its arguments are not hashable",
-                    describe_function(fn),
-                )
-            return
-        if self._shared is not None:
-            self._shared.put(_text_key(fn, key), result, self._max_age)
+                self._cache()[key] = entry
+            if self._shared is not None and (text := self._text_key(fn, key)) is not None:
+                self._shared.put(text, result, self._max_age)
+        except Exception as problem:
+            self._complain(fn, problem)
 
     def answer(self, fn: Fn, args: Args, kwargs: Kwargs, error: Exception) -> Any:
         """What is remembered, marked as old."""
-        key = self._key_of(fn, args, kwargs)
-        with self._lock:
-            found = self._cache().get(key)
-        if found is not None:
-            return self._marked(found[0], self._clock.monotonic() - found[1])
-        return NO_ANSWER if self._shared is None else self._from_shared(_text_key(fn, key))
-
-    async def _ask_shared(self, fn: Fn, args: Args, kwargs: Kwargs, error: Exception) -> Any:
-        import asyncio
-
-        return await asyncio.to_thread(self.answer, fn, args, kwargs, error)  # the loop goes on while Redis is asked
+        found = self._own(fn, args, kwargs)
+        if found is NO_ANSWER and self._shared is not None:
+            found = self._others(fn, args, kwargs)
+        return found
 
     def aanswer(self, fn: Fn, args: Args, kwargs: Kwargs, error: Exception) -> Any:
         """The same for async calls."""
-        if self.awaits:
-            return self._ask_shared(fn, args, kwargs, error)
-        return self.answer(fn, args, kwargs, error)
+        return self._ask(fn, args, kwargs) if self.awaits else self.answer(fn, args, kwargs, error)
+
+    async def _ask(self, fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+        import asyncio
+
+        found = self._own(fn, args, kwargs)
+        if found is not NO_ANSWER:
+            return found
+        return await asyncio.to_thread(self._others, fn, args, kwargs)  # the loop goes on while the others are asked
 
     def clear(self) -> None:
         """Forget all."""
@@ -182,18 +195,43 @@ class _Remembered(Step):
         return f"StaleCache(max_age={self._max_age:g})"
 
     def after_fork_in_child(self) -> None:
-        """A new lock: the parent's may have been held by a thread that this process does not have."""
-        self._lock = threading.Lock()
+        """A new lock; answers that a thread of the parent's was just writing are dropped."""
+        if not self._lock.acquire(blocking=False):
+            self._answers = None
+        self._lock = threading.RLock()
 
-    def _from_shared(self, key: str) -> Any:
-        assert self._shared is not None
-        found = self._shared.get(key)
-        if found is None or found[1] > self._max_age:
+    def _own(self, fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+        try:
+            key = self._key_of(fn, args, kwargs)
+            with self._lock:
+                found = self._cache().get(key)
+        except Exception as problem:
+            self._complain(fn, problem)
             return NO_ANSWER
-        return self._marked(*found)
+        return NO_ANSWER if found is None else self._marked(found[0], self._clock.monotonic() - found[1])
+
+    def _others(self, fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+        assert self._shared is not None
+        try:
+            text = self._text_key(fn, self._key_of(fn, args, kwargs))
+            found = None if text is None else self._shared.get(text)
+        except Exception as problem:
+            self._complain(fn, problem)
+            return NO_ANSWER
+        return NO_ANSWER if found is None or found[1] > self._max_age else self._marked(*found)
 
     def _marked(self, answer: Any, age: float) -> Any:
         return answer if self._mark is None else self._mark(answer, age)
+
+    def _complain(self, fn: Fn, problem: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.error(
+                "StaleCache: a call of %s can not be remembered (told once);"
+                " give it key= when its arguments are not hashable",
+                describe_function(fn),
+                exc_info=problem,
+            )
 
     def _cache(self) -> TTLCache[Hashable, tuple[Any, float]]:
         if self._answers is None:
@@ -202,15 +240,24 @@ class _Remembered(Step):
             self._answers = TTLCache(self._max_entries, self._max_age, timer=self._clock.monotonic)
         return self._answers
 
-    def _key_of(self, fn: Fn, args: Args, kwargs: Kwargs) -> Hashable:
+    def _key_of(self, fn: Fn, args: Args, kwargs: Kwargs) -> tuple[Hashable, ...]:
         if self._key is not None:
-            return self._key(*args, **kwargs)
+            return (self._key(*args, **kwargs),)
+        owner = getattr(fn, "__self__", None)
         signature = self._signature_of(fn)
-        if signature is None or (not kwargs and len(args) == len(signature.parameters)):
-            return (*args, *sorted(kwargs.items()))
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return (*bound.args, *sorted(bound.kwargs.items()))
+        if signature is not None and (kwargs or len(args) != len(signature.parameters)):
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            args, kwargs = bound.args, bound.kwargs
+        named = (_NAMED, *sorted(kwargs.items())) if kwargs else ()
+        return (*args, *named) if owner is None else (owner, *args, *named)
+
+    def _text_key(self, fn: Fn, key: tuple[Hashable, ...]) -> str | None:
+        """The same in every process; None where an argument has no text of its own, only an address."""
+        if any(type(part).__repr__ is object.__repr__ for part in key):
+            return None
+        function = self._name or f"{getattr(fn, '__module__', '')}.{describe_function(fn)}"
+        return f"{function}:{key!r}"
 
     def _signature_of(self, fn: Fn) -> inspect.Signature | None:
         try:
@@ -224,8 +271,3 @@ class _Remembered(Step):
         with contextlib.suppress(TypeError):  # no weak reference to it: looked up again each time
             self._signatures[fn] = signature
         return signature
-
-
-def _text_key(fn: Fn, key: Hashable) -> str:
-    """The same in every process: the function's name and the arguments' text."""
-    return f"{getattr(fn, '__module__', '')}.{describe_function(fn)}:{key!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import threading
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from resilient.checks import positive_seconds, whole
 from resilient.clock import SYSTEM_CLOCK, Clock, forget_on_fork
-from resilient.deadline import Limit, current_limit, current_scope, lower_limit
+from resilient.deadline import Limit, current_limit, current_scope, enforced_limit, lower_limit, restore_limit
 from resilient.errors import BulkheadFullError, CallTimeoutError, ConfigError
+from resilient.outcome import Classification
 from resilient.policy import Args, AsyncCall, Call, Enforcer, Fn, Kwargs, Policy
 from resilient.workers import WORKERS
 
@@ -30,14 +32,15 @@ class Timeout(Enforcer):
     stay behind. Where that matters, use `thread=False` and give the client library the remaining time.
 
     In a pipeline every Timeout only lowers the deadline, and one point directly around the call enforces it: policies
-    between see a plain error. A worker hop costs about 30 µs.
+    between see a plain error. A worker hop costs about 50 µs. A result that comes too late is dropped, and closed when
+    it has a `close()`. A task that a call starts inherits the deadline: start background work under `Deadline.none()`.
 
     Args:
         seconds: how long the call may take, more than 0.
         name: label in the error; default "timeout".
         thread: sync calls only: False sets the deadline and calls in the caller's own thread, without giving up.
-        max_abandoned: how many calls left behind may still be running, default 64; beyond that new calls are refused
-            with BulkheadFullError, before a hung dependency eats all threads.
+        max_abandoned: with so many calls left behind and still running new ones are refused with BulkheadFullError,
+            default 64. A burst that starts before may leave more; a process has 256 worker threads at most.
         clock: default the machine's monotonic clock.
 
     Raises:
@@ -84,6 +87,11 @@ class Timeout(Enforcer):
         return self._seconds
 
     @property
+    def hops(self) -> bool:
+        """Whether sync calls are moved to a worker thread."""
+        return self._thread
+
+    @property
     def abandoned(self) -> int:
         """How many sync calls were left behind and still run."""
         return self._abandoned
@@ -92,49 +100,47 @@ class Timeout(Enforcer):
         """The tighter of both."""
         return min(self._seconds, limit)
 
-    def layer(self, inner: Call, limit: float) -> Call:
+    def layer(self, inner: Call, limit: float, given: Classification) -> Call:
         """Return `inner` with the deadline lowered."""
-        now = self._clock.monotonic
+        clock, now = self._clock, self._clock.monotonic
 
         def limited(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
             started = now()
-            token = current_limit.set(lower_limit(started + self._seconds, self, self.name, started))
+            limit = lower_limit(Limit(started + self._seconds, self, self.name, clock), started)
+            token = current_limit.set(limit)
             try:
                 return inner(fn, args, kwargs)
             finally:
-                current_limit.reset(token)
+                restore_limit(token)
 
         return limited
 
-    def alayer(self, inner: AsyncCall, limit: float) -> AsyncCall:
+    def alayer(self, inner: AsyncCall, limit: float, given: Classification) -> AsyncCall:
         """Return `inner` with the deadline lowered, for async functions."""
-        now = self._clock.monotonic
+        clock, now = self._clock, self._clock.monotonic
 
         async def limited(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
             started = now()
-            token = current_limit.set(lower_limit(started + self._seconds, self, self.name, started))
+            limit = lower_limit(Limit(started + self._seconds, self, self.name, clock), started)
+            token = current_limit.set(limit)
             try:
                 return await inner(fn, args, kwargs)
             finally:
-                current_limit.reset(token)
+                restore_limit(token)
 
         return limited
 
     def enforce(self, call: Call, policies: Sequence[Policy[Any]]) -> Call:
         """Return `call` left behind in a worker thread when the deadline comes."""
-        if not self._thread:
-            return call
-        now, own = self._clock.monotonic, _own(policies)
+        clock, now, own = self._clock, self._clock.monotonic, _own(policies)
 
         def enforced(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
-            limit = current_limit.get()
-            assert limit is not None  # a Timeout's layer is further out
             started = now()
-            limit = lower_limit(limit.end, limit.owner, limit.name, started)
+            limit = enforced_limit(clock, started)
             job = _Job(self, call, fn, args, kwargs)
             self._admit_worker()
             WORKERS.start(job.run, policy=self.name)
-            if job.wait(self._clock, limit.end - started):
+            if job.wait(clock, limit.end - started):
                 return job.result()
             raise _timeout(limit, own, now() - started)
 
@@ -142,14 +148,12 @@ class Timeout(Enforcer):
 
     def aenforce(self, call: AsyncCall, policies: Sequence[Policy[Any]]) -> AsyncCall:
         """Return `call` cancelled when the deadline comes."""
-        now, own = self._clock.monotonic, _own(policies)
+        clock, now, own = self._clock, self._clock.monotonic, _own(policies)
 
         async def enforced(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
-            limit = current_limit.get()
-            assert limit is not None  # a Timeout's layer is further out
             started = now()
-            limit = lower_limit(limit.end, limit.owner, limit.name, started)
-            scope = _Scope(self._clock, limit.end - started)
+            limit = enforced_limit(clock, started)
+            scope = _Scope(clock, limit.end - started)
             token = current_scope.set(scope)
             try:
                 return await call(fn, args, kwargs)
@@ -159,7 +163,8 @@ class Timeout(Enforcer):
                 raise
             finally:
                 scope.leave()
-                current_scope.reset(token)
+                with contextlib.suppress(ValueError):  # ended in another context: there is nothing to restore
+                    current_scope.reset(token)
 
         return enforced
 
@@ -262,6 +267,7 @@ class _Job:
                 self._done.set()
         if gone:
             self._owner.return_from_abandoned(result, error)
+        result = error = None  # the error's traceback holds this frame
 
     def wait(self, clock: Clock, seconds: float) -> bool:
         """In the caller: True when the call has ended; else it is left behind. Ctrl-C leaves it behind too."""
@@ -291,7 +297,7 @@ class _Scope:
     As `asyncio.timeout` does, on the policy's own clock, so that virtual time reaches it.
     """
 
-    __slots__ = ("_cancel", "_cancelling", "_left", "_task", "expired")
+    __slots__ = ("_cancel", "_cancelling", "_task", "expired")
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         import asyncio
@@ -299,24 +305,24 @@ class _Scope:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("an async Timeout needs a running task")
-        self._task: asyncio.Task[Any] = task
+        self._task: asyncio.Task[Any] | None = task
         self._cancelling = task.cancelling()
-        self._left = False
         self.expired = False
         self._cancel = clock.call_later(asyncio.get_running_loop(), seconds, self._expire)
 
     def _expire(self) -> None:
-        if not self._left:
+        if self._task is not None:
             self.expired = True
             self._task.cancel()
 
     def leave(self) -> bool:
         """End it; True when it expired and the cancellation is its own, not the caller's too. The first call counts."""
-        if self._left:
+        task, self._task = self._task, None  # else task, traceback and this are a cycle
+        if task is None:
             return False
-        self._left = True
+        expired, self.expired = self.expired, False  # what is cancelled from now on is not cancelled by this
         self._cancel()
-        return self.expired and self._task.uncancel() <= self._cancelling
+        return expired and task.uncancel() <= self._cancelling
 
 
 def _own(policies: Sequence[Policy[Any]]) -> dict[int, Timeout]:

@@ -50,7 +50,7 @@ class VirtualClock:
             return len(self._timers) - len(self._cancelled)
 
     def advance(self, seconds: float, /) -> None:
-        """Move on; sleepers whose time has come wake, the earliest first, each seeing its own moment.
+        """Move on; sleepers whose time has come wake, the earliest first, and see the new time when they run.
 
         Raises:
             ValueError: when `seconds` is negative; time never goes back.
@@ -83,7 +83,7 @@ class VirtualClock:
         if seconds <= 0:
             return
         woken = threading.Event()
-        self._at(self._now + seconds, woken.set)
+        self._after(seconds, woken.set)
         woken.wait()
 
     async def sleep_async(self, seconds: float, /) -> None:
@@ -95,7 +95,7 @@ class VirtualClock:
             return
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
-        cancel = self.call_later(loop, seconds, lambda: woken.done() or woken.set_result(None))
+        cancel = self.call_later(loop, seconds, lambda: None if woken.done() else woken.set_result(None))
         try:
             await woken
         finally:
@@ -105,8 +105,7 @@ class VirtualClock:
         """Block this thread until `event` is set, or the clock was advanced by `timeout` seconds."""
         if timeout is None:
             return event.wait()
-        cancel = self._at(self._now + timeout, lambda: None)  # so that `waiting` counts this thread
-        due = self._now + timeout
+        due, cancel = self._after(timeout, lambda: None)  # so that `waiting` counts this thread
         try:
             while not event.wait(_POLL):
                 if self._now >= due:
@@ -125,7 +124,7 @@ class VirtualClock:
             if not cancelled:
                 fn()
 
-        cancel_timer = self._at(self._now + delay, lambda: loop.is_closed() or loop.call_soon_threadsafe(fire))
+        _, cancel_timer = self._after(delay, lambda: loop.is_closed() or loop.call_soon_threadsafe(fire))
 
         def cancel() -> None:
             nonlocal cancelled
@@ -134,9 +133,10 @@ class VirtualClock:
 
         return cancel
 
-    def _at(self, due: float, wake: Callable[[], object]) -> Callable[[], None]:
-        with self._lock:
+    def _after(self, delay: float, wake: Callable[[], object]) -> tuple[float, Callable[[], None]]:
+        with self._lock:  # one step: an `advance` in between would be missed
             order = next(self._order)
+            due = self._now + delay
             heapq.heappush(self._timers, (due, order, wake))
 
         def cancel() -> None:
@@ -144,7 +144,7 @@ class VirtualClock:
                 if any(entry[1] == order for entry in self._timers):
                     self._cancelled.add(order)
 
-        return cancel
+        return due, cancel
 
     def __repr__(self) -> str:
         return f"<VirtualClock at {self._now:g} s, {self.waiting} waiting>"

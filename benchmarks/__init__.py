@@ -1,0 +1,1 @@
+"""What it costs, beside the peers, as ratios of one run: `python -m benchmarks`."""
