@@ -1,0 +1,99 @@
+"""The README and the documents are true: their code runs, their commands exist, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from resilient.discovery import Registry
+from tests.servers import RegistryProcess
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")), *sorted(ROOT.glob("examples/**/*.md"))]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+class Producer(BaseHTTPRequestHandler):
+    """The service that the documents call."""
+
+    def do_GET(self) -> None:
+        body = b'{"temperature": 18.5}'
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def registry_address() -> Iterator[str]:
+    """A real registry in which a real `producer` is registered."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Producer)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        with (
+            RegistryProcess() as registry,
+            Registry.from_url(registry.url) as client,
+            client.register("producer", port=server.server_port, host="127.0.0.1"),
+        ):
+            yield registry.url.removeprefix("eureka://")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_code_of_a_document_runs(document: Path, registry_address: str) -> None:
+    """All Python blocks of a document, one after the other, against a real registry with a real service."""
+    text = document.read_text()
+    namespace: dict[str, object] = {"__name__": f"doc_{document.stem}"}
+    for number, block in enumerate(blocks(text, "python"), 1):
+        code = block.replace("localhost:8761", registry_address)
+        exec(compile(code, f"{document.name}, block {number}", "exec"), namespace)
+
+
+def test_the_makefile_has_every_command_that_the_documents_name() -> None:
+    """`make x` in a document is a target."""
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {
+        word
+        for path in DOCUMENTS
+        for word in re.findall(r"`make ([a-z-]+)[` <]|^make ([a-z-]+)", path.read_text(), flags=re.MULTILINE)
+        for word in word
+        if word
+    }
+    assert named
+    assert named <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_that_are_there(document: Path) -> None:
+    """A relative link is a path in this project."""
+    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_every_test_says_what_it_holds() -> None:
+    """A one-sentence docstring on each test function: the suite reads as a specification."""
+    function = re.compile(r"^ *(?:async )?def (test_\w+)\([^#]*?\) -> None:\n\s*(.{3})", flags=re.MULTILINE | re.DOTALL)
+    silent = [
+        f"{path.name}::{match.group(1)}"
+        for path in sorted((ROOT / "tests").glob("**/test_*.py"))
+        for match in function.finditer(path.read_text())
+        if match.group(2) not in {'"""', 'r""'}
+    ]
+    assert silent == []
