@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -562,3 +563,20 @@ def test_the_command_alone_shows_its_help() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "run a small Eureka-compatible service registry" in done.stderr
     assert re.fullmatch(r"resilient \d+\.\d+\.\d+\n", command("--version").stdout)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /eureka/apps HTTP/1.1\r\nHost: h\r\nX-Slow: "])
+def test_a_connection_that_sends_no_whole_request_is_closed(sent: bytes) -> None:
+    """A few hundred of them would keep heartbeats out; one that asks goes on."""
+    with RegistryServer(head_timeout=0.2) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as slow:
+            slow.sendall(sent)
+            assert slow.recv(1) == b""
+        well = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        well.connect()
+        kept, until = well.sock, time.monotonic() + 1.0  # several looks
+        while time.monotonic() < until:
+            well.request("GET", "/eureka/apps")
+            assert well.getresponse().read()
+            assert well.sock is kept
+        well.close()

@@ -8,8 +8,8 @@ import gc
 import io
 import pickle
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -578,7 +578,7 @@ def test_a_reader_may_stop_early(colour: Colour) -> None:
     answer = colour.stream("http://producer/")
 
     async def first() -> bytes:
-        async with contextlib.aclosing(answer.aiter_raw()) as parts:
+        async with contextlib.aclosing(cast("AsyncGenerator[bytes, None]", answer.aiter_raw())) as parts:
             found = await anext(parts)
         del parts
         gc.collect()  # httpx nests generators; the event loop closes the inner ones when they are collected

@@ -34,7 +34,7 @@ from resilient.registry_server.store import RegistryFullError, RegistryStore
 
 logger = logging.getLogger("resilient")
 
-MAX_BODY = 1_048_576  # bytes; Netflix's own registrations are 1 kB
+MAX_BODY = 65_536  # bytes; Netflix's own registrations are 1 kB
 _STALL = 1.0  # seconds by which the eviction task must be late before the process counts as having stood still
 
 Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]

@@ -30,6 +30,7 @@ class RegistryServer:
         port: default 0, any free port; it is kept by a stop and a new start.
         eviction_interval: seconds between two looks for leases that have ended, default 2.0.
         max_instances: registrations beyond are refused with 507; default 100,000.
+        head_timeout: seconds after which a connection that sent no whole request is closed, default 10.0.
 
     Raises:
         ConfigError: when a value is out of range.
@@ -53,11 +54,13 @@ class RegistryServer:
         *,
         eviction_interval: float = 2.0,
         max_instances: int = 100_000,
+        head_timeout: float = 10.0,
     ) -> None:
         self.host = _address(host)
         self.port = whole("RegistryServer", "port", port, least=0, most=65_535)
         self._interval = positive_seconds("RegistryServer", "eviction_interval", eviction_interval)
         self._max = whole("RegistryServer", "max_instances", max_instances)
+        self._head_timeout = positive_seconds("RegistryServer", "head_timeout", head_timeout)
         self.store = RegistryStore(max_instances=self._max)
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -89,6 +92,7 @@ class RegistryServer:
             import uvicorn
 
             from resilient.registry_server.app import RegistryApp
+            from resilient.registry_server.patience import with_patience
         except ImportError as error:
             raise ImportError(
                 f"the registry server needs {error.name}: pip install 'resilient-patterns[server]'", name=error.name
@@ -108,6 +112,7 @@ class RegistryServer:
                 log_config=None,  # the process belongs to somebody else: its logging is left as it is
                 access_log=False,
                 server_header=False,
+                http=with_patience(self._head_timeout),
                 ws="none",
                 timeout_keep_alive=_KEEP_ALIVE,
                 timeout_graceful_shutdown=_GRACE,
