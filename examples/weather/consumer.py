@@ -35,7 +35,7 @@ from resilient.discovery import Discovery
 from resilient.transport import AsyncResilientTransport
 
 PATIENCE = 3.0  # seconds for a person; a producer answers within one, whatever OpenWeatherMap does
-NO_PATIENCE = 0.08  # seconds for a program: with the way there and back an error comes within 100 ms
+NO_PATIENCE = 0.06  # seconds for a program: with the way there and back an error comes within 100 ms
 MAX_AGE = 3600.0  # seconds that old weather is worth showing
 
 Ask: TypeAlias = Callable[[str, str], Awaitable[WeatherReport]]

@@ -10,6 +10,7 @@ from typing import TypeVar
 import httpx
 
 from examples.weather.browser import Browser, Seen
+from examples.weather.processes import StartError
 from examples.weather.system import WeatherSystem
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class Tour:
             self._out(f"\n{number}. {title}")
             try:
                 step(self)
-            except (httpx.HTTPError, OSError, RuntimeError, LookupError) as error:
+            except (httpx.HTTPError, OSError, RuntimeError, LookupError, StartError) as error:
                 self.check(False, f"this step could be taken to its end ({type(error).__name__}: {error})")
         skipped = f", {self.skipped} parts skipped" if self.skipped else ""
         end = time.monotonic() - started

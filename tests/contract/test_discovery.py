@@ -22,7 +22,7 @@ from functools import partial
 import pytest
 
 from resilient import ConfigError, Deadline, NoInstanceError
-from resilient.discovery import Change, Discovery, Instance, Registry
+from resilient.discovery import Change, Discovery, Instance, Registration, Registry
 from resilient.discovery.refresh import Refresh
 from resilient.discovery.roster import Roster
 from resilient.discovery.steps import Exchange, Send, Server
@@ -331,6 +331,142 @@ def test_a_discovery_that_nobody_holds_ends_its_thread(registry: ScriptedRegistr
     del found
     gc.collect()
     wait_until(lambda: not loops(registry), what="the end of the thread")
+
+
+def test_an_open_registration_outlives_every_reference_to_its_registry(registry: ScriptedRegistry) -> None:
+    """Who holds the registration, or only entered it, is renewed."""
+
+    def begin() -> Registration:
+        found = Registry.from_url(registry.url + FAST)
+        found.instances("producer")
+        return found.register("producer", port=8080).__enter__()
+
+    mine = begin()
+    gc.collect()
+    wait_until(partial(getattr, mine, "registered"), what="the registration")
+    renewals = len(registry.seen("PUT"))
+    wait_until(lambda: len(registry.seen("PUT")) >= renewals + 3, what="renewals")
+    mine.close()
+    del mine
+    gc.collect()
+    wait_until(lambda: not loops(registry), what="the end of the thread")
+
+
+def test_the_end_of_an_event_loop_ends_nobody_elses_renewals(registry: ScriptedRegistry) -> None:
+    """The loop that came first did the work of all; a thread goes on with it, without a lookup."""
+    found = Registry.from_url(registry.url + FAST)
+    entered, leave = threading.Event(), threading.Event()
+
+    async def first() -> None:
+        async with found.register("other", port=2):
+            entered.set()
+            await asyncio.to_thread(leave.wait, 10)
+
+    thread = threading.Thread(target=asyncio.run, args=(first(),))
+    thread.start()
+    assert entered.wait(10)
+    with found.register("producer", port=1) as mine:
+        wait_until(lambda: mine.registered, what="the registration")
+        assert loops(registry) == []
+        leave.set()
+        thread.join(10)
+        renewals = len(registry.seen("PUT"))
+        wait_until(lambda: len(registry.seen("PUT")) >= renewals + 3, what="renewals")
+        assert len(loops(registry)) == 1
+    assert registry.listed == {}
+
+
+def test_a_loop_closed_under_its_task_is_replaced(registry: ScriptedRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever closes a loop without cancelling its tasks freezes nothing: lookups see it and start a thread."""
+    found = Discovery.from_url(registry.url + FAST)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(found.__aenter__())
+    registry.put("producer", "h", 1)
+    loop.run_until_complete(found.wait_async("producer"))
+    loop.close()
+    registry.put("producer", "i", 1)
+    wait_until(lambda: len(found.instances("producer")) == 2, what="the thread's answer")
+    found.close()
+    assert "the loop ended" not in caplog.text
+
+
+def test_a_change_wakes_whoever_works_even_when_the_loop_was_closed(registry: ScriptedRegistry) -> None:
+    """A registration alone has no lookups that would see it."""
+    mine = Registry.from_url(registry.url).register("producer", port=1)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(mine.__aenter__())
+    while not mine.registered:
+        loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    mine.set_status("DOWN")
+    wait_until(lambda: len(registry.seen("POST")) == 2, what="the change")
+    mine.close()
+
+
+def test_a_listener_may_close_and_is_not_made_to_wait(registry: ScriptedRegistry) -> None:
+    """Blocking the refresh's own thread would wait for nobody: closing is at once, waiting is refused in words."""
+    registry.put("producer", "h", 1)
+    heard: list[object] = []
+    with Registry.from_url(registry.url + FAST) as found, found.register("me", port=1) as mine:
+        wait_until(lambda: mine.registered, what="the registration")
+
+        def listener(change: Change) -> None:
+            try:
+                found.wait("nobody")
+            except ConfigError as error:
+                heard.append(str(error))
+            began = time.monotonic()
+            found.close()
+            heard.append(time.monotonic() - began)
+
+        found.subscribe("later", listener)
+        registry.put("later", "h", 2)
+        wait_until(lambda: len(heard) == 2, what="the listener's end")
+    assert "would block" in str(heard[0])
+    assert isinstance(heard[1], float)
+    assert heard[1] < 1.0
+    assert ("ME", "127.0.0.1:me:1") not in registry.listed
+    wait_until(lambda: not loops(registry), what="the end of the thread")
+
+
+def test_a_health_check_may_close_its_own_registration(registry: ScriptedRegistry) -> None:
+    """It runs inside the renewal for whose end closing waits elsewhere."""
+    took: list[float] = []
+
+    def health() -> bool:
+        if registry.listed:
+            began = time.monotonic()
+            mine.close()
+            took.append(time.monotonic() - began)
+        return True
+
+    with Registry.from_url(registry.url + FAST).register("me", port=1, health=health) as mine:
+        wait_until(lambda: took, what="the check")
+    assert took[0] < 0.6
+    assert registry.listed == {}
+
+
+def test_a_listener_that_exits_ends_the_refresh_for_a_moment_only(registry: ScriptedRegistry) -> None:
+    """`sys.exit()` in a thread that is not theirs ends nothing for anybody else."""
+    registry.put("producer", "h", 1)
+    with Discovery.from_url(registry.url + FAST) as found:
+        stop = found.subscribe("producer", lambda change: sys.exit())
+        wait_until(lambda: registry.requests, what="the first fetch")
+        stop()
+        fetches = len(registry.seen("GET"))
+        wait_until(lambda: len(registry.seen("GET")) >= fetches + 2, what="more fetches")
+
+
+def test_closing_during_a_hung_request_leaves_the_next_server_in_peace() -> None:
+    """It hears one DELETE, with time to answer, and no POST after it."""
+    with scripted_registry() as hung, scripted_registry() as good:
+        hung.script.update(POST="hang", DELETE="hang")
+        url = f"{hung.url.removesuffix('/eureka')},127.0.0.1:{good.url.rpartition(':')[2]}?renew_interval=1&lease=6"
+        with Registry.from_url(url).register("producer", port=1, host="127.0.0.1"):
+            wait_until(lambda: hung.seen("POST"), what="the request that hangs")
+        threads = [thread for thread in threading.enumerate() if hung.url.removesuffix("/eureka") in thread.name]
+        wait_until(lambda: not any(thread.is_alive() for thread in threads), what="the end of the thread")
+        assert [request.method for request in good.requests] == ["DELETE"]
 
 
 def test_the_loop_outlives_a_bug(registry: ScriptedRegistry, caplog: pytest.LogCaptureFixture) -> None:

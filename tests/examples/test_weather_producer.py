@@ -214,7 +214,7 @@ def test_a_process_is_listed_until_it_is_stopped(number: signal.Signals) -> None
     """It registers under `producer` with the port that it got, and leaves when it is told to stop."""
     with (
         RegistryProcess() as registry,
-        Discovery.from_url(f"{registry.url}?fetch_interval=0.1") as discovery,
+        Discovery.from_url(f"{registry.url}?fetch_interval=0.1&renew_interval=0.5&lease=2") as discovery,
         running("--registry", registry.url) as process,
     ):
         found = discovery.wait("producer", timeout=15.0)[0]

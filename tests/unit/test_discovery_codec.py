@@ -31,7 +31,7 @@ FULL: dict[str, Any] = {
 
 def test_a_full_instance_is_read_with_its_zone_and_weight() -> None:
     """What a real server writes becomes one Instance."""
-    known, skipped = read_applications(body(FULL))
+    known, skipped, _ = read_applications(body(FULL))
     (found,) = known["demo"]
     assert found == Instance("demo", "host1", 8080, "i-1", zone="z1", weight=2.5)
     assert found.metadata == {"zone": "z1", "weight": "2.5"}
@@ -51,7 +51,7 @@ def test_a_full_instance_is_read_with_its_zone_and_weight() -> None:
 )
 def test_the_same_model_comes_of_every_spelling(change: dict[str, Any]) -> None:
     """Numbers as text, missing optional fields and extra fields change nothing."""
-    known, skipped = read_applications(body(FULL | change))
+    known, skipped, _ = read_applications(body(FULL | change))
     assert known["demo"] == read_applications(body(FULL))[0]["demo"]
     assert skipped == 0
 
@@ -67,7 +67,7 @@ def test_a_single_object_stands_for_a_list() -> None:
 )
 def test_one_bad_instance_is_skipped_and_counted(bad: Any) -> None:
     """The rest of the list is used."""
-    known, skipped = read_applications(body(bad, FULL))
+    known, skipped, _ = read_applications(body(bad, FULL))
     assert [instance.id for instance in known["demo"]] == ["i-1"]
     assert skipped == 1
 
@@ -98,7 +98,7 @@ def test_applications_that_are_no_objects_are_skipped() -> None:
     """As are weights that are no numbers, and the marker of Java's empty map."""
     odd = FULL | {"metadata": {"weight": "heavy", "@class": "java.util.Collections$EmptyMap", "n": None}}
     text = json.dumps({"applications": {"application": [7, {"name": "DEMO", "instance": odd}, {"name": "E"}]}})
-    known, skipped = read_applications(text.encode())
+    known, skipped, _ = read_applications(text.encode())
     assert skipped == 1
     assert (known["demo"][0].weight, known["demo"][0].metadata) == (1.0, {"weight": "heavy", "n": ""})
 
@@ -145,9 +145,43 @@ def test_credentials_are_decoded_and_never_shown() -> None:
     assert "ss" not in repr(found.servers)
 
 
+def test_credentials_may_differ_by_server() -> None:
+    """A server without any has those of the one before it, but never those of another URL."""
+    found = EurekaUrl.parse("eureka://u:p@a:1,b:2,v:q@c:3/eureka,http://d:4/eureka")
+    assert [(server.base, server.auth) for server in found.servers] == [
+        ("http://a:1/eureka", ("u", "p")),
+        ("http://b:2/eureka", ("u", "p")),
+        ("http://c:3/eureka", ("v", "q")),
+        ("http://d:4/eureka", None),
+    ]
+    assert found.name == "eureka://a:1,b:2,c:3/eureka,http://d:4/eureka"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "eureka://us:se@cret@a:1",
+        "eureka://us:se,cret@a:1",
+        "eureka://us:1,cret@a:1",
+        "eureka://us:se/cret@a:1",
+        "eureka://us:se?cret@a:1",
+    ],
+)
+def test_a_raw_separator_in_a_password_is_refused_without_showing_it(url: str) -> None:
+    """It would be read as another host, path or option."""
+    with pytest.raises(ConfigError, match="must be percent-encoded") as caught:
+        EurekaUrl.parse(url)
+    assert "us" not in str(caught.value).replace("user", "").replace("must", "")
+    assert "se" not in str(caught.value).replace("user", "")
+    assert "cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [
+        ("eureka://h h", "'h h' is no host"),
+        ("eureka://h,i\tj", "is no host"),
+        ("eureka://u:secret@h h", "'h h' is no host"),
         ("eureka://a?fetch=1", "unknown option 'fetch'.*fetch_interval"),
         ("eureka://a?lease=soon", "lease must be more than 0"),
         ("eureka://a?lease=-1", "lease must be more than 0"),

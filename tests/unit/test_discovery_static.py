@@ -58,13 +58,19 @@ async def test_a_static_discovery_runs_in_both_worlds_without_a_thread() -> None
     [
         ("eureca://a", r"eureca:// is not known here.*did you mean 'eureka'"),
         ("localhost:8761", "has no scheme"),
+        ("user:pass@host:8761", "'host:8761' has no scheme"),
+        ("user:pass://word@h", "'h' has no scheme"),
+        ("static://user:pass@p=h", "'h' of 'p' is no host:port"),
+        ("static://p=user:pass@h:1", "'h:1' of 'p' is no host:port"),
+        ("static://p=h h:1", "'h h:1' of 'p' is no host:port"),
     ],
 )
-def test_an_unknown_scheme_is_refused_with_the_known_ones(url: str, words: str) -> None:
-    """What is allowed stands in the message."""
+def test_a_url_that_nobody_understands_is_refused_in_words(url: str, words: str) -> None:
+    """What is allowed stands in the message, and no password."""
     with pytest.raises(ConfigError, match=words) as caught:
         Discovery.from_url(url)
     assert caught.value.path == "url"
+    assert "pass" not in str(caught.value)
 
 
 def test_a_registry_must_be_writable() -> None:

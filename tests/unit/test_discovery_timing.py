@@ -48,7 +48,7 @@ class World:
         self.roster = Roster(self.clock)
         servers = tuple(Server(base) for base in bases or ("http://a/eureka",))
         self.servers = Servers(servers, "eureka://a", self.clock, 5.0)
-        self.fetch = Fetch(self.servers, self.roster, interval, self.clock, lambda: rng)
+        self.fetch = Fetch(self.servers, self.roster, interval, lease, self.clock, lambda: rng)
         self.health: Callable[[], bool] | None = None
         self.lease = EurekaLease(
             Instance("me", "", 80),
@@ -122,6 +122,90 @@ def test_an_empty_first_answer_is_asked_again_soon() -> None:
     world.run(4)
     assert world.times("GET") == [0, 1, 3]
     assert world.roster.age() == 1.0
+
+
+def listing(*instances: tuple[str, str]) -> bytes:
+    found = [{"hostName": host, "port": {"$": 1}, "status": status} for host, status in instances]
+    return json.dumps({"applications": {"application": [{"name": "P", "instance": found}]}}).encode()
+
+
+def hosts(world: World) -> list[str]:
+    return [instance.host for instance in world.roster.get("p")]
+
+
+def reading(world: World, body: bytes) -> None:
+    world.answer = lambda step: Answer(200, body)
+
+
+def test_a_registry_that_restarted_empty_is_believed_after_a_lease_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Its producers renew within a lease and are listed again; until then it is asked often, and that is said once."""
+    world = World()
+    world.agenda.jobs = (world.fetch,)
+    world.run(1)
+    reading(world, EMPTY)
+    world.run(118)
+    assert hosts(world) == ["h"]
+    assert world.times("GET")[:6] == [0, 30, 31, 33, 37, 41]
+    assert max(b - a for a, b in zip(world.times("GET")[1:], world.times("GET")[2:], strict=False)) <= 5
+    assert world.roster.age() > 90
+    world.run(6)
+    assert hosts(world) == []
+    assert caplog.text.count("going on with the last known instances") == 1
+
+
+def test_a_registry_that_filled_again_is_believed_at_once() -> None:
+    """Nobody was missed meanwhile, and the pace is the interval's again."""
+    world = World()
+    world.agenda.jobs = (world.fetch,)
+    world.run(1)
+    reading(world, EMPTY)
+    world.run(40)
+    reading(world, listing(("new", "UP")))
+    world.run(5)
+    assert hosts(world) == ["new"]
+    last = world.times("GET")[-1]
+    world.run(30)
+    assert world.times("GET")[-1] == last + 30
+
+
+def test_the_lease_of_an_empty_registry_begins_again_when_it_was_away() -> None:
+    """It has restarted once more, and its producers need their time once more."""
+    world = World()
+    world.agenda.jobs = (world.fetch,)
+    world.run(1)
+    for _ in range(3):
+        reading(world, EMPTY)
+        world.run(60)
+        world.answer = lambda step: Answer(error="refused")
+        world.run(40)
+    assert hosts(world) == ["h"]
+
+
+def test_half_of_the_instances_are_lost_when_two_answers_say_so() -> None:
+    """One answer may be that of a server that has not yet heard of everybody; the second one comes within 5 s."""
+    world = World()
+    world.agenda.jobs = (world.fetch,)
+    reading(world, listing(("a", "UP"), ("b", "UP"), ("c", "UP"), ("d", "UP")))
+    world.run(1)
+    reading(world, listing(("a", "UP"), ("b", "UP"), ("c", "UP")))
+    world.run(30)
+    assert hosts(world) == ["a", "b", "c"]
+    reading(world, listing(("a", "UP")))
+    world.run(29.5)
+    assert hosts(world) == ["a", "b", "c"]
+    world.run(4.5)
+    assert hosts(world) == ["a"]
+    assert world.times("GET") == [0, 30, 60, 61]
+
+
+def test_who_is_listed_but_not_up_is_believed_at_once() -> None:
+    """A drained instance is not forgotten by its registry: no doubt about that answer."""
+    world = World()
+    world.agenda.jobs = (world.fetch,)
+    world.run(1)
+    reading(world, listing(("h", "OUT_OF_SERVICE")))
+    world.run(30)
+    assert hosts(world) == []
 
 
 @pytest.mark.parametrize(("rng", "first"), [(0.0, 0.8), (1.0, 1.2)])
@@ -394,7 +478,7 @@ def test_leaving_tries_each_server_once_and_takes_404_for_an_answer() -> None:
     world.sent.clear()
     world.answer = lambda step: Answer(error="refused") if step.server.base == "http://a" else Answer(404)
     world.lease.close()
-    drive(world.lease.leave(), world.send, lambda _: None)
+    drive(world.lease.leave(5.0), world.send, lambda _: None)
     assert [(step.method, step.server.base) for _, step in world.sent] == [
         ("DELETE", "http://a"),
         ("DELETE", "http://b"),
@@ -402,10 +486,47 @@ def test_leaving_tries_each_server_once_and_takes_404_for_an_answer() -> None:
     assert world.lease.due() == math.inf
 
 
+def test_closing_stops_a_registration_between_two_servers() -> None:
+    """The request in flight ends; the next server is not told of an entry that is being taken out."""
+    world = World("http://a", "http://b")
+    world.lease.instance = Instance("me", LOCAL, 80)
+    world.register()
+
+    def closing(step: Send) -> Answer:
+        world.lease.close()
+        return Answer(error="no complete answer")
+
+    world.answer = closing
+    world.run(10)
+    assert [(step.method, step.server.base) for _, step in world.sent] == [("POST", "http://a")]
+
+
+def test_leaving_shares_its_time_among_the_servers() -> None:
+    """One that hangs leaves time for the others."""
+    world = World("http://a", "http://b", "http://c")
+    world.register()
+    world.run(1)
+    world.sent.clear()
+    world.answer = lambda step: Answer(error="no complete answer")
+    drive(world.lease.leave(3.0), world.send, lambda _: None)
+    assert [step.timeout for _, step in world.sent] == pytest.approx([1.0, 1.5, 3.0], abs=0.1)
+
+
+def test_what_nobody_confirmed_for_a_lease_is_not_registered() -> None:
+    """Even when no renewal failed, because none was sent: the registry has dropped it by now."""
+    world = World()
+    world.register()
+    world.run(1)
+    world.clock.advance(88)
+    assert world.lease.registered
+    world.clock.advance(2)
+    assert not world.lease.registered
+
+
 def test_what_was_never_sent_is_not_taken_out() -> None:
     """No DELETE for an entry that can not be there."""
     world = World()
     world.lease.open()
     world.lease.close()
-    drive(world.lease.leave(), world.send, lambda _: None)
+    drive(world.lease.leave(5.0), world.send, lambda _: None)
     assert world.sent == []

@@ -122,7 +122,8 @@ class Discovery(Runs):
 
         Raises:
             NoInstanceError: when none is known by then; says what is known, since when, from which registry.
-            ConfigError: when it would block the event loop that the refresh runs on: use `wait_async`.
+            ConfigError: when it would block the event loop or thread that refreshes: use `wait_async`; in a listener,
+                do not wait.
         """
         if not self.instances(service):
             self._may_block()
@@ -197,9 +198,11 @@ def _provider(url: str) -> type[Discovery]:
     scheme, found, _ = url.partition("://")
     if not found or scheme.lower() not in _PROVIDERS:
         known = ", ".join(f"{name}://" for name in _PROVIDERS)
-        problem = f"{scheme}:// is not known here" if found else f"{url!r} has no scheme"
+        named = bool(found) and scheme.isalnum()  # else it may be a password
+        problem = f"{scheme}:// is not known here" if named else f"{url.rpartition('@')[2]!r} has no scheme"
         raise ConfigError(
-            f"discovery URL: {problem}; known are {known}{checks.did_you_mean(scheme, _PROVIDERS)}", path="url"
+            f"discovery URL: {problem}; known are {known}{checks.did_you_mean(scheme, _PROVIDERS) if named else ''}",
+            path="url",
         )
     module, name = _PROVIDERS[scheme.lower()]
     provider: type[Discovery] = getattr(importlib.import_module(module), name)

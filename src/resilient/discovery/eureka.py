@@ -34,12 +34,18 @@ class EurekaDiscovery(Registry):
     Services are found by their application name, without regard to case; only instances that are UP are usable. What
     was known last stays known for ever while the registry is away; `age` says how old it is.
 
+    A registry that restarts has forgotten everybody. So an answer that lists nobody, where somebody was known, is
+    believed only after `lease` seconds of such answers, asked for every 5 s or sooner; one that lists half as many as
+    before, or fewer, only when the next one, within 5 s, does too. Until then what is known stays, and `age` grows.
+
     Args:
         url: `eureka://user:pw@a:8761,b:8761/eureka` or `http(s)://host:port/eureka/`; user and password
-            percent-encoded; the options below may stand in its query. One server is kept to until it fails.
+            percent-encoded, for every server or for those up to the next that has its own; the options below may stand
+            in its query. One server is kept to until it fails.
         fetch_interval: seconds between fetches, ± 10 %; default 30.
         renew_interval: seconds between renewals, ± 10 %, but at most a third of the lease; default 30.
-        lease: seconds after which the registry may drop an instance that was not renewed; default 90.
+        lease: seconds after which the registry may drop an instance that was not renewed, and an empty list of a
+            registry that named instances before is believed; default 90.
         clock: where time comes from.
 
     Raises:
@@ -77,7 +83,7 @@ class EurekaDiscovery(Registry):
             )
         # A hung server must not hold the loop so long that renewals at the others come too late.
         self._servers = Servers(where.servers, where.name, clock, min(_ATTEMPT, max(0.5, self._lease / 3)))
-        self._fetch = Fetch(self._servers, self._roster, interval, clock)
+        self._fetch = Fetch(self._servers, self._roster, interval, self._lease, clock)
         tls = any(server.base.startswith("https:") for server in where.servers)
         self._refresh = Refresh(
             f"resilient {where.name}", clock, partial(HttpWire, tls=tls), partial(AsyncHttpWire, tls=tls)
@@ -136,7 +142,7 @@ class EurekaDiscovery(Registry):
             listed=self._fetch.soon,
             clock=self._clock,
         )
-        registration = LeaseRegistration(lease, self._refresh, sigterm=sigterm)
+        registration = LeaseRegistration(lease, self._refresh, self, sigterm=sigterm)
         self._registrations.add(registration)
         return registration
 
@@ -155,20 +161,20 @@ class EurekaDiscovery(Registry):
         try:
             self._refresh.start()
         except RuntimeError:  # no more threads, or the interpreter is ending: a lookup reads memory all the same
-            self._refresh.awake = False
             logger.warning("%s: the refresh thread can not be started", self._name, exc_info=True)
 
     def _begin(self) -> None:
         self._refresh.add(self._fetch)
-        self._refresh.awake = True
+        self._refresh.settled = True
 
     def close(self) -> None:
         """End the loop, then take our entries out, ≤ 5 s in all; never raises; twice is fine."""
         end = SYSTEM_CLOCK.monotonic() + BUDGET
+        here = self._refresh.here  # called by a listener or a health check
         self._end()
         self._refresh.stop()
         for registration in tuple(self._registrations):
-            registration.close_within(end - SYSTEM_CLOCK.monotonic())
+            registration.close_within(end - SYSTEM_CLOCK.monotonic(), here=here)
 
     async def aclose(self) -> None:
         """The same, for an event loop."""
@@ -182,12 +188,14 @@ class EurekaDiscovery(Registry):
 
     def _end(self) -> None:
         self._refresh.remove(self._fetch)
-        self._refresh.awake = True  # lookups go on from memory and start nothing
+        self._refresh.settled = True  # lookups go on from memory and start nothing
 
     def _may_block(self) -> None:
         if self._refresh.here:
             raise ConfigError(
-                "wait() would block the event loop that the refresh runs on: await wait_async()", path="wait"
+                "wait() would block the thread or event loop that refreshes: on an event loop await wait_async(),"
+                " in a listener or health check do not wait",
+                path="wait",
             )
 
     def _trouble(self) -> str:

@@ -10,14 +10,14 @@ import random
 from collections.abc import Callable
 from urllib.parse import quote
 
-from resilient.clock import Clock
+from resilient.clock import SYSTEM_CLOCK, Clock
 from resilient.discovery.bell import Bell
 from resilient.discovery.condition import Condition
 from resilient.discovery.eureka_wire import write_instance
 from resilient.discovery.events import RegistrationLost, RegistrationRegained
 from resilient.discovery.instance import Instance
 from resilient.discovery.servers import Servers
-from resilient.discovery.steps import Answer, Backoff, Exchange, Send, pace
+from resilient.discovery.steps import Answer, Backoff, Exchange, Send, pace, until
 from resilient.events import publish
 
 logger = logging.getLogger("resilient")
@@ -71,8 +71,11 @@ class EurekaLease:
 
     @property
     def registered(self) -> bool:
-        """Whether the registry has confirmed it and nothing says that it was dropped since."""
-        return self._confirmed is not None and not self._missing and not self.closed
+        """Whether the registry confirmed it, not longer ago than the lease, and did not drop it since."""
+        confirmed = self._confirmed
+        if confirmed is None or self._missing or self.closed:
+            return False
+        return self._clock.monotonic() - confirmed <= self._lease
 
     def open(self) -> None:
         """Begin, or begin again after `close`."""
@@ -104,17 +107,23 @@ class EurekaLease:
         try:
             if not self.closed:
                 self._condition.ask()
-                yield from self._beat()
+                yield from until(lambda: self.closed, self._beat())
         finally:
             self.busy = False
             self.idle.ring()
 
-    def leave(self) -> Exchange[None]:
-        """Take the entry out, if it may be there: one attempt per server."""
+    def leave(self, budget: float) -> Exchange[None]:
+        """Take the entry out, if it may be there: one attempt per server, all within `budget` seconds of real time.
+
+        The time left is shared among the servers left, so that one that hangs leaves some for the next.
+        """
         if not self._sent:
             return
-        for server in self._servers.order():
-            answer = yield Send(server, "DELETE", self._path(), self._servers.timeout)
+        end = SYSTEM_CLOCK.monotonic() + budget  # sockets live in real time, whatever clock the policies run on
+        servers = self._servers.order()
+        for left, server in zip(range(len(servers), 0, -1), servers, strict=True):
+            share = max((end - SYSTEM_CLOCK.monotonic()) / left, 0.001)  # none left: the attempt fails at once
+            answer = yield Send(server, "DELETE", self._path(), min(self._servers.timeout, share))
             if 0 < answer.status < 500:  # 404: not there, which is what was wanted
                 self._sent = False
                 return
@@ -138,8 +147,7 @@ class EurekaLease:
                 return
             self._lose("the registry does not know it")
             self._condition.change()
-        if not self.closed:
-            yield from self._register()
+        yield from self._register()
 
     def _locate(self) -> Exchange[bool]:
         """Find the address that reaches the registry: any answer shows it."""
@@ -162,7 +170,7 @@ class EurekaLease:
         if self._told is not None and {self._told[1], status} == {"UP", "OUT_OF_SERVICE"}:
             # Between these two a real server keeps what it has (its rule for overrides); from DOWN it believes us.
             answer = yield from self._post(dirty, "DOWN")
-            if not answer.good or self.closed:
+            if not answer.good:
                 self._settle(answer)
                 return
             self._condition.change()

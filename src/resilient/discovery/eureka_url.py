@@ -14,6 +14,7 @@ DEFAULT_PORT = 8761  # the convention that Spring Cloud set
 DEFAULT_PATH = "/eureka"
 DEFAULTS = {"fetch_interval": 30.0, "renew_interval": 30.0, "lease": 90.0}  # Eureka's own
 _OWNER = "eureka URL"
+_ENCODE = "a ',', '@', '/' or '?' in user or password must be percent-encoded (%2C, %40, %2F, %3F)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,14 @@ class EurekaUrl:
     def parse(cls, url: str) -> EurekaUrl:
         """Read `eureka://`, `http://` or `https://`; several servers by comma, whole URLs by comma as in Spring.
 
+        A server without user and password has those of the one before it in the same URL.
+
         Raises:
-            ConfigError: when a host, port or option is wrong.
+            ConfigError: when a host, port or option is wrong; nothing before an '@' is shown.
         """
         address, _, query = url.strip().partition("?")
+        if "@" in query:
+            raise ConfigError(f"{_OWNER}: {_ENCODE}", path="url")
         servers: list[Server] = []
         shown: list[str] = []
         for part in _split(address):
@@ -52,22 +57,31 @@ def _split(address: str) -> list[str]:
             parts[-1] += f",{piece.strip()}"
     for part in parts:
         if part.partition("://")[0].lower() not in {"eureka", "http", "https"} or "://" not in part:
-            raise ConfigError(f"{_OWNER}: {_hidden(part)!r} must begin with eureka://, http:// or https://", path="url")
+            raise ConfigError(
+                f"{_OWNER}: {part.rpartition('@')[2]!r} must begin with eureka://, http:// or https://", path="url"
+            )
     return parts
 
 
 def _servers(scheme: str, rest: str) -> tuple[list[Server], str]:
     authority, _, path = rest.partition("/")
-    credentials, at, hosts = authority.rpartition("@")
-    auth = None
-    if at:
-        user, _, password = credentials.partition(":")
-        auth = (unquote(user), unquote(password))
+    auth: tuple[str, str] | None = None
+    found: list[tuple[str, tuple[str, str] | None]] = []
+    for piece in authority.split(","):
+        credentials, at, host = piece.strip().rpartition("@")
+        # One that comes after a server without any is, but for a strange cluster, the rest of a password with a comma.
+        if "@" in credentials or "@" in path or (at and found and auth is None):
+            raise ConfigError(f"{_OWNER}: {_ENCODE}", path="url")
+        if at:
+            user, _, password = credentials.partition(":")
+            auth = unquote(user), unquote(password)
+        found.append((host, auth))
     path = "/".join(part for part in path.split("/") if part)  # a double slash is 404 on real servers
     path = f"/{path}" if path else DEFAULT_PATH
     web = "http" if scheme == "eureka" else scheme
-    addresses = [_address(host.strip(), scheme) for host in hosts.split(",")]
-    return [Server(f"{web}://{host}{path}", auth) for host in addresses], f"{scheme}://{','.join(addresses)}{path}"
+    addresses = [(_address(host, scheme), auth) for host, auth in found]
+    shown = ",".join(host for host, _ in addresses)
+    return [Server(f"{web}://{host}{path}", auth) for host, auth in addresses], f"{scheme}://{shown}{path}"
 
 
 def _address(host: str, scheme: str) -> str:
@@ -76,7 +90,8 @@ def _address(host: str, scheme: str) -> str:
         name, port = parts.hostname, parts.port
     except ValueError:
         name = port = None
-    if not name or port == 0 or (port is None and not host.lower().strip("[]").endswith(name.strip("[]"))):
+    odd = any(map(str.isspace, host))
+    if not name or odd or port == 0 or (port is None and not host.lower().strip("[]").endswith(name.strip("[]"))):
         raise ConfigError(f"{_OWNER}: {host!r} is no host or host:port (port 1 to 65535)", path="url")
     if ":" in name:
         name = f"[{name}]"
@@ -102,8 +117,3 @@ def _options(query: str) -> dict[str, float]:
             raise ConfigError(f"{_OWNER}: {key} must be more than 0 seconds, not {text!r}", path=f"url.{key}")
         options[key] = value
     return options
-
-
-def _hidden(part: str) -> str:
-    """`part` without what may be a password."""
-    return part.rpartition("@")[2]

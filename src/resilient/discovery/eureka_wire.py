@@ -16,8 +16,8 @@ from resilient.discovery.instance import Instance
 _DATA_CENTER = {"@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"}
 
 
-def read_applications(body: bytes) -> tuple[dict[str, tuple[Instance, ...]], int]:
-    """The UP instances by service (lower case, in order of their ids), and how many unreadable ones were skipped.
+def read_applications(body: bytes) -> tuple[dict[str, tuple[Instance, ...]], int, int]:
+    """The UP instances by service (lower case, in order of ids), how many could not be read, how many are listed.
 
     Raises:
         ValueError: when the body is no application list at all.
@@ -29,12 +29,13 @@ def read_applications(body: bytes) -> tuple[dict[str, tuple[Instance, ...]], int
     if not isinstance(applications, dict):
         raise ValueError(f"no application list: {body[:60]!r}")  # noqa: TRY004  # the body is wrong, not an argument
     services: dict[str, dict[str, Instance]] = {}
-    skipped = 0
+    skipped = listed = 0
     for application in _many(applications.get("application")):
         if not isinstance(application, dict):
             skipped += 1
             continue
         for raw in _many(application.get("instance")):
+            listed += 1
             try:
                 instance = _instance(raw, application.get("name"))
             except (TypeError, ValueError, KeyError, AttributeError):
@@ -42,7 +43,7 @@ def read_applications(body: bytes) -> tuple[dict[str, tuple[Instance, ...]], int
                 continue
             if instance is not None:
                 services.setdefault(instance.service, {})[instance.id] = instance
-    return {name: tuple(found[key] for key in sorted(found)) for name, found in services.items()}, skipped
+    return {name: tuple(found[key] for key in sorted(found)) for name, found in services.items()}, skipped, listed
 
 
 def _many(value: Any) -> list[Any]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from resilient.clock import SYSTEM_CLOCK, Clock, forget_on_fork
+from resilient.clock import Clock, forget_on_fork
 from resilient.discovery.bell import Bell
-from resilient.discovery.runs import Run, TaskRun, ThreadRun
-from resilient.discovery.steps import Agenda, Answer, Exchange, Job, Rest, Send, Steps, adrive, drive
+from resilient.discovery.runs import AFTER_A_BUG, Run, TaskRun, ThreadRun
+from resilient.discovery.steps import Agenda, Exchange, Job, Rest, Steps, adrive, drive, until
 from resilient.discovery.wire import AsyncWire, Wire
 
 logger = logging.getLogger("resilient")
@@ -19,7 +19,6 @@ logger = logging.getLogger("resilient")
 R = TypeVar("R")
 
 _GRACE = 2.0  # seconds that stopping waits for the request in flight
-_AFTER_A_BUG = 1.0  # seconds of rest after a job raised: the loop outlives everything, but must not spin
 
 
 class Refresh:
@@ -33,7 +32,7 @@ class Refresh:
     """
 
     def __init__(self, name: str, clock: Clock, wire: Callable[[], Wire], awire: Callable[[], AsyncWire]) -> None:
-        self.awake = False  # whether lookups need not start anything: running, or closed on purpose
+        self.settled = False  # whether lookups have begun it, or it was closed on purpose
         self.name = name
         self.clock = clock
         self.wire = wire
@@ -47,11 +46,18 @@ class Refresh:
     @property
     def running(self) -> bool:
         """Whether a thread or task is at work."""
-        return self._run is not None
+        run = self._run
+        return run is not None and run.alive() and not run.stopping
+
+    @property
+    def awake(self) -> bool:
+        """Whether lookups need not start anything: running for them, or closed on purpose."""
+        run = self._run
+        return self.settled and (run is None or run.alive())
 
     @property
     def here(self) -> bool:
-        """Whether the caller runs on the event loop that the tasks run on: blocking it would block them."""
+        """Whether the caller is on the thread or event loop that the jobs run on: blocking it would block them."""
         run = self._run
         return run is not None and run.here()
 
@@ -77,22 +83,27 @@ class Refresh:
 
     def _begin(self, kind: type[ThreadRun | TaskRun]) -> None:
         with self._lock:
-            run = self._run
-            if run is not None:
-                run.wake()
+            if self.running:
+                self.wake()
                 return
-            self._run = run = kind(self)
+            self._run = run = kind(self)  # in place of one whose event loop was closed under it, too
         try:
             run.begin()
         except BaseException:
+            run.stopping = True
             self.forget(run)
+            self.settled = False
             raise
 
     def wake(self) -> None:
         """Look at the jobs again now."""
         run = self._run
-        if run is not None:
+        if run is None:
+            return
+        if run.alive():
             run.wake()
+        else:
+            self.forget(run)
 
     def stop(self) -> None:
         """End the loop and wait for it, ≤ 2 s; on its own event loop it ends as soon as that one goes on."""
@@ -129,41 +140,43 @@ class Refresh:
                 yield Rest(seconds)
                 continue
             try:
-                yield from job.work()
+                yield from until(lambda: run.stopping, job.work())
             except Exception:
                 logger.exception("%s: a bug in %r; the loop goes on", self.name, job)
-                yield Rest(_AFTER_A_BUG)
+                yield Rest(AFTER_A_BUG)
 
     def forget(self, run: Run) -> None:
-        """`run` has ended."""
+        """`run` has ended; if nobody stopped it, a thread goes on with the jobs: a task's event loop may end first."""
         with self._lock:
+            orphaned = self._run is run and not run.stopping
             if self._run is run:
                 self._run = None
-                self.awake = self.awake and run.stopping  # ended by its loop's end: the next lookup starts a thread
         self.ended.ring()
+        if not orphaned:
+            return
+        try:
+            if self.agenda.jobs and not sys.is_finalizing():
+                self.start()
+        except RuntimeError:  # no more threads, or the interpreter is ending: the next lookup tries again
+            logger.warning("%s: the refresh thread can not be started", self.name, exc_info=True)
 
-    def do(self, exchange: Exchange[R], budget: float) -> R:
-        """Run `exchange` in this thread, on connections of its own, within `budget` seconds of real time."""
+    def do(self, exchange: Exchange[R]) -> R:
+        """Run `exchange` in this thread, on connections of its own."""
         wire = self.wire()
         try:
-            cut = _cut(budget)
-            return drive(exchange, lambda step: wire.send(cut(step)), lambda _seconds: None)
+            return drive(exchange, wire.send, lambda _seconds: None)
         finally:
             wire.close()
 
-    async def ado(self, exchange: Exchange[R], budget: float) -> R:
+    async def ado(self, exchange: Exchange[R]) -> R:
         """The same for an event loop."""
         wire = self.awire()
-        cut = _cut(budget)
-
-        async def send(step: Send) -> Answer:
-            return await wire.send(cut(step))
 
         async def rest(_seconds: float | None) -> None:
             """An exchange takes none."""
 
         try:
-            return await adrive(exchange, send, rest)
+            return await adrive(exchange, wire.send, rest)
         finally:
             await wire.aclose()
 
@@ -171,18 +184,7 @@ class Refresh:
         """The loop and its jobs are the parent's; in the child the next lookup starts its own."""
         self._lock = threading.RLock()
         if self._run is not None:
-            self.awake = False
+            self.settled = False
         self._run = None
         self.agenda.jobs = ()
         self.ended.forget()
-
-
-def _cut(budget: float) -> Callable[[Send], Send]:
-    """What shortens each step so that all of them together end within `budget` seconds of real time."""
-    end = SYSTEM_CLOCK.monotonic() + budget
-
-    def cut(step: Send) -> Send:
-        left = max(end - SYSTEM_CLOCK.monotonic(), 0.001)  # none left: the step fails at once
-        return dataclasses.replace(step, timeout=min(step.timeout, left))
-
-    return cut

@@ -48,8 +48,8 @@ class Lease(Job, Protocol):
         """Whether that is a change."""
         ...
 
-    def leave(self) -> Exchange[None]:
-        """Take the entry out."""
+    def leave(self, budget: float) -> Exchange[None]:
+        """Take the entry out within `budget` seconds."""
         ...
 
     def after_fork_in_child(self) -> None:
@@ -63,12 +63,14 @@ class LeaseRegistration(Registration):
     Args:
         lease: what to send.
         refresh: the loop that sends it.
+        owner: the registry, whose end would end the loop: a registration that somebody holds, holds it.
         sigterm: whether SIGTERM takes the entry out first.
     """
 
-    def __init__(self, lease: Lease, refresh: Refresh, *, sigterm: bool) -> None:
+    def __init__(self, lease: Lease, refresh: Refresh, owner: object, *, sigterm: bool) -> None:
         self._lease = lease
         self._refresh = refresh
+        self._owner = owner
         self._sigterm = sigterm
         self._lock = threading.RLock()  # the SIGTERM handler may interrupt its own thread while it holds this
         self._opened = False
@@ -132,14 +134,15 @@ class LeaseRegistration(Registration):
         """Take the entry out, ≤ 5 s; never raises; twice is fine."""
         self.close_within(BUDGET)
 
-    def close_within(self, budget: float) -> None:
-        """The same in `budget` seconds."""
+    def close_within(self, budget: float, *, here: bool = False) -> None:
+        """The same in `budget` seconds; `here`: called by the loop itself, which can not wait for its own request."""
         if not self._shut():
             return
+        here = here or self._refresh.here
         end = SYSTEM_CLOCK.monotonic() + budget
         if not self._refresh.agenda.jobs:  # nobody asked who is there: the loop ran for us alone
             self._refresh.stop()
-        self._leave(end - SYSTEM_CLOCK.monotonic())
+        self._leave(end - SYSTEM_CLOCK.monotonic(), here=here)
 
     async def aclose(self) -> None:
         """The same, for an event loop."""
@@ -156,29 +159,29 @@ class LeaseRegistration(Registration):
             await self._lease.idle.wait_async(lambda: not self._lease.busy, _SETTLE, SYSTEM_CLOCK)
         finally:  # cancelled while waiting, the entry is taken out all the same
             try:
-                await self._refresh.ado(self._lease.leave(), end - SYSTEM_CLOCK.monotonic())
+                await self._refresh.ado(self._lease.leave(end - SYSTEM_CLOCK.monotonic()))
             except Exception:
                 logger.exception("leaving %s", self._refresh.name)
 
-    def _leave(self, budget: float) -> None:
+    def _leave(self, budget: float, *, here: bool) -> None:
         end = SYSTEM_CLOCK.monotonic() + budget
         try:
-            if not self._refresh.here:
+            if not here:
                 settle = min(_SETTLE, budget / 4)
                 self._lease.idle.wait(lambda: not self._lease.busy, settle, SYSTEM_CLOCK)
-            self._refresh.do(self._lease.leave(), end - SYSTEM_CLOCK.monotonic())
+            self._refresh.do(self._lease.leave(end - SYSTEM_CLOCK.monotonic()))
         except Exception:
             logger.exception("leaving %s", self._refresh.name)
 
     def _at_exit(self) -> None:
         if self._shut():
-            self._leave(_BUDGET_AT_EXIT)
+            self._leave(_BUDGET_AT_EXIT, here=self._refresh.here)
 
     def _on_sigterm(self, number: int, frame: Any) -> None:
         """Leave, then do what would have been done. Wakes nobody: what it interrupted may hold that event's lock."""
         previous = self._previous
         self._lease.close()
-        self._leave(_BUDGET_AT_EXIT)
+        self._leave(_BUDGET_AT_EXIT, here=self._refresh.here)
         if callable(previous):
             previous(number, frame)
         elif previous != signal.SIG_IGN:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("resilient")
 
+AFTER_A_BUG = 1.0  # seconds of rest after something raised: the loop outlives everything, but must not spin
+
 
 class ThreadRun:
     """In a daemon thread, so that it never delays the end of the process."""
@@ -25,11 +27,12 @@ class ThreadRun:
         self.stopping = False
         self._refresh = refresh
         self._event = threading.Event()
+        context = contextvars.Context()  # empty: no caller's deadline reaches the background
+        self._thread = threading.Thread(target=context.run, args=(self._main,), name=refresh.name, daemon=True)
 
     def begin(self) -> None:
         """Start it."""
-        context = contextvars.Context()  # empty: no caller's deadline reaches the background
-        threading.Thread(target=context.run, args=(self._main,), name=self._refresh.name, daemon=True).start()
+        self._thread.start()
 
     def _main(self) -> None:
         refresh = self._refresh
@@ -39,8 +42,9 @@ class ThreadRun:
                 drive(refresh.steps(self), wire.send, self._rest)
             finally:
                 wire.close()
-        except Exception:
+        except BaseException:  # sys.exit() in a listener, too: there is nobody above to hear of it
             logger.exception("%s: the loop ended", refresh.name)
+            self._rest(AFTER_A_BUG)
         finally:
             refresh.forget(self)
 
@@ -65,8 +69,8 @@ class ThreadRun:
         """A thread can not be cut short; it ends with the request in flight, ≤ 5 s."""
 
     def here(self) -> bool:
-        """Whether the caller runs on its event loop."""
-        return False
+        """Whether it would wait for itself if the caller waited."""
+        return threading.current_thread() is self._thread
 
 
 class TaskRun:
@@ -92,9 +96,11 @@ class TaskRun:
             try:
                 await adrive(refresh.steps(self), wire.send, self._rest)
             finally:
-                await wire.aclose()
+                if self.alive():  # else nothing can be awaited any more
+                    await wire.aclose()
         except Exception:
             logger.exception("%s: the loop ended", refresh.name)
+            await self._rest(AFTER_A_BUG)
         finally:
             refresh.forget(self)
 
@@ -130,7 +136,7 @@ class TaskRun:
                 self._loop.call_soon_threadsafe(self._task.cancel)
 
     def here(self) -> bool:
-        """Whether the caller runs on its event loop."""
+        """Whether it would wait for itself if the caller waited."""
         import asyncio
 
         try:

@@ -42,11 +42,13 @@ class StaticDiscovery(Discovery):
             name, equals, addresses = part.partition("=")
             name = unquote(name).strip().lower()
             if not equals or not name:
-                raise ConfigError(f"static discovery: {part!r} names no service; {_SHAPE}", path="url")
+                raise ConfigError(
+                    f"static discovery: {part.rpartition('@')[2]!r} names no service; {_SHAPE}", path="url"
+                )
             found = services.setdefault(name, [])
             found.extend(_instance(name, address.strip()) for address in addresses.split(",") if address.strip())
         if not any(services.values()):
-            raise ConfigError(f"static discovery: {url!r} names no instance; {_SHAPE}", path="url")
+            raise ConfigError(f"static discovery: {url.rpartition('@')[2]!r} names no instance; {_SHAPE}", path="url")
         return cls(services)
 
     def age(self, service: str, /) -> float:
@@ -81,10 +83,11 @@ def _instance(service: str, address: str) -> Instance:
     try:
         parts = urlsplit(f"//{address}")
         host, port = parts.hostname, parts.port
-        stray = bool(parts.path or parts.username)
+        stray = bool(parts.path or parts.username) or any(map(str.isspace, address))
     except ValueError:
         host, port, stray = None, None, False
     if not host or not port or stray:
+        address, service = (text.rpartition("@")[2] for text in (address, service))
         raise ConfigError(
             f"static discovery: {address!r} of {service!r} is no host:port (port 1 to 65535); {_SHAPE}", path="url"
         )

@@ -122,6 +122,18 @@ async def adrive(
         steps.close()
 
 
+def until(stopped: Callable[[], bool], exchange: Exchange[None]) -> Exchange[None]:
+    """`exchange`, ended before its next step when `stopped()`; what an answer says is learnt all the same."""
+    try:
+        step = next(exchange)
+        while not stopped():
+            step = exchange.send((yield step))
+    except StopIteration:
+        pass
+    finally:
+        exchange.close()
+
+
 class Backoff:
     """1, 2, 4 … seconds up to `most`, each ± 20 %, so that a fleet does not come back in step.
 
