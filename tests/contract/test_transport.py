@@ -8,7 +8,7 @@ import gc
 import io
 import pickle
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 from typing import Any, cast
 
 import httpx
@@ -27,7 +27,7 @@ from resilient import (
     Pipeline,
     State,
 )
-from resilient.balancing import RoundRobin
+from resilient.balancing import Balancer, RoundRobin
 from resilient.discovery import Instance
 from resilient.errors import FailureInfo
 from resilient.testing import VirtualClock
@@ -280,11 +280,32 @@ def test_the_first_call_of_a_service_waits_once(colour: Colour) -> None:
     colour.open(name, Slow())
     with pytest.raises(NoInstanceError, match="nobody within the time"):
         colour.get("http://producer/", extensions={"resilient": {"timeout": 1.0}})
+    with pytest.raises(NoInstanceError, match="nobody within the time"):
+        colour.get("http://producer/")  # the first was in a hurry: that used up nobody's wait
     with pytest.raises(NoInstanceError, match="can be called"):
         colour.get("http://producer/")
     with pytest.raises(NoInstanceError):
         colour.get("http://other/")
-    assert waits == [pytest.approx(1.0, abs=0.1), 5.0]
+    assert waits == [pytest.approx(1.0, abs=0.1), 5.0, 5.0]
+
+
+def test_a_name_that_an_answering_registry_does_not_know_is_waited_for_once_and_briefly(colour: Colour) -> None:
+    """Names come from users: each must not hold a worker for 5 s."""
+    waits: list[float] = []
+
+    class Answering(Listed):
+        def wait(self, service: str, /, *, timeout: float = 5.0) -> tuple[Instance, ...]:
+            waits.append(timeout)
+            raise NoInstanceError("nobody of that name", policy=service)
+
+        async def wait_async(self, service: str, /, *, timeout: float = 5.0) -> tuple[Instance, ...]:  # noqa: ASYNC109
+            return self.wait(service, timeout=timeout)
+
+    colour.open(name, Answering(*instances("a")))
+    for _ in range(2):
+        with pytest.raises(NoInstanceError):
+            colour.get("http://typo/")
+    assert waits == [1.0]
 
 
 # --- other instances ------------------------------------------------------------------------------------------------
@@ -901,3 +922,147 @@ def test_a_url_makes_a_discovery_of_its_own(colour: Colour) -> None:
     colour.open(name, "static://producer=10.0.0.1:80")
     assert colour.get("http://producer/").text == "10.0.0.1:producer:80"
     assert "static" in repr(colour.transport)
+
+
+# --- what a second reader found -------------------------------------------------------------------------------------
+
+
+def test_a_body_is_not_sent_twice_when_a_transport_calls_a_broken_connection_a_failed_one(colour: Colour) -> None:
+    """Some transports raise ConnectError in the middle of a request; what was read was sent."""
+    sent: list[str] = []
+
+    def handler(request: httpx.Request, instance: Instance | None) -> httpx.Response:
+        sent.append(_read(request).decode())
+        raise httpx.ConnectError("reset while sending")
+
+    colour.open(handler, Listed(*instances("ab")))
+    with pytest.raises(httpx.ConnectError, match="reset while sending"):
+        colour.request("POST", "http://producer/", content=b"order")
+    assert sent == ["order"]
+
+
+def test_an_answer_before_a_full_pool_is_not_forgotten(colour: Colour) -> None:
+    """503, then no connection free: the call was made, so the breaker counts it."""
+
+    def handler(request: httpx.Request, instance: Instance | None) -> httpx.Response:
+        if instance and instance.id == "a":
+            return httpx.Response(503)
+        raise httpx.PoolTimeout("full")
+
+    colour.open(handler, Listed(*instances("ab")))
+    with pytest.raises(httpx.PoolTimeout) as caught:
+        colour.request("PUT", "http://producer/", content=b"x")
+    assert not isinstance(caught.value, BulkheadFullError)
+    assert colour.breaker().snapshot().failures == 1
+
+
+def test_a_list_that_empties_between_attempts_does_not_hide_what_happened(colour: Colour) -> None:
+    """The error of the attempt that was made leaves, not that nobody could be called."""
+    discovery = Listed(*instances("ab"))
+    untried = Balancer.untried
+
+    def emptied(self: Balancer, tried: Collection[Instance]) -> bool:
+        found = untried(self, tried)
+        discovery.set()
+        return found
+
+    colour.open(status_of(a=-2, b=200), discovery)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Balancer, "untried", emptied)  # the moment between the two cannot be met otherwise
+        with pytest.raises(httpx.RemoteProtocolError, match="reset"):
+            colour.request("DELETE", "http://producer/")
+    assert colour.breaker().snapshot().failures == 1
+
+
+@pytest.mark.parametrize("host", ["h:99", "10.0.0.1\r\nX: y", "xn--\u20ac"])
+def test_an_address_that_is_no_host_is_an_instance_that_can_not_be_connected_to(colour: Colour, host: str) -> None:
+    """What one entry of a registry says does not break a share of all calls."""
+    bad = Instance("producer", host, 80, id="bad")
+    colour.open(name, Listed(bad, *instances("b")))
+    assert [colour.get("http://producer/").text for _ in range(6)] == ["b"] * 6
+
+
+def test_a_limit_that_ends_at_the_headers_does_not_cut_the_body(colour: Colour) -> None:
+    """Once the headers are here the client's own timeouts hold, and the caller's deadline."""
+    phases: list[dict[str, float | None]] = []
+    sent: list[httpx.Request] = []
+
+    def handler(request: httpx.Request, instance: Instance | None) -> httpx.Response:
+        phases.append(dict(request.extensions["timeout"]))
+        sent.append(request)
+        return httpx.Response(200, stream=Chunks(b"a"))
+
+    colour.open(handler, Listed(*instances("a")), client={"timeout": httpx.Timeout(60.0)})
+    colour.get("http://producer/", extensions={"resilient": {"timeout": 0.5}, "timeout": {"read": 60.0}})
+    assert phases[0]["read"] is not None
+    assert phases[0]["read"] <= 0.5
+    assert sent[0].extensions["timeout"]["read"] == 60.0
+
+
+def test_an_instance_that_answers_is_no_longer_aside_while_its_stream_goes_on(colour: Colour) -> None:
+    """The verdict falls at the headers: hours of a stream do not keep the others preferred."""
+    clock, well = VirtualClock(), [False]
+
+    def handler(request: httpx.Request, instance: Instance | None) -> httpx.Response:
+        if instance and instance.id == "a" and not well[0]:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200, stream=Chunks(b"a"))
+
+    colour.open(handler, Listed(*instances("ab")), clock=clock)
+
+    answers = [colour.stream("http://producer/")]
+    clock.advance(1.0)
+    well[0] = True
+    answers += [colour.stream("http://producer/") for _ in range(8)]
+    aside = {entry.instance.id: entry.aside for entry in colour.transport.balancer("producer").snapshot().instances}
+    for answer in answers:
+        colour.close_answer(answer)
+    assert aside["a"] == 0.0
+
+
+def test_a_deadline_header_that_cannot_be_a_number_of_milliseconds_is_replaced(colour: Colour) -> None:
+    """Whatever a caller's caller wrote."""
+    seen: list[str] = []
+
+    def handler(request: httpx.Request, instance: Instance | None) -> httpx.Response:
+        seen.append(request.headers["X-Request-Timeout-Ms"])
+        return httpx.Response(200)
+
+    colour.open(handler, Listed(*instances("a")))
+    with Deadline(5.0):
+        colour.get("http://producer/", headers={"X-Request-Timeout-Ms": "9" * 5000})
+    assert 0 < int(seen[0]) <= 5000
+
+
+def test_an_error_of_the_socket_itself_is_the_instances(colour: Colour) -> None:
+    """A transport that lets an OSError through: another instance is tried."""
+
+    def handler(request: httpx.Request, instance: Instance | None) -> httpx.Response:
+        if instance and instance.id == "a":
+            raise ConnectionResetError("reset")
+        return httpx.Response(200, text="b")
+
+    colour.open(handler, Listed(*instances("ab")))
+    assert colour.get("http://producer/").text == "b"
+    assert colour.failures()["a"] == 1
+
+
+def test_a_black_hole_is_put_aside_by_callers_in_a_hurry_too(colour: Colour) -> None:
+    """A connection that was not made in 50 ms says something, although the deadline left no more time."""
+    clock = VirtualClock()
+
+    def handler(request: httpx.Request, instance: Instance | None) -> httpx.Response:
+        if instance and instance.id == "a":
+            clock.advance(0.05)
+            raise httpx.ConnectTimeout("no answer")
+        return httpx.Response(200, text="b")
+
+    colour.open(handler, Listed(*instances("ab")), clock=clock)
+    ends: list[str] = []
+    for _ in range(10):
+        with Deadline(0.05, clock=clock):
+            try:
+                ends.append(colour.get("http://producer/").text)
+            except httpx.TimeoutException:
+                ends.append("late")
+    assert ends.count("late") == 1

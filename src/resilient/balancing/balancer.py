@@ -96,6 +96,8 @@ class Balancer:
         self._hosts: dict[_Identity, Host] = {}
         self._aside: dict[_Identity, Host] = {}  # those that could not be connected to last time
         self._dropped: deque[Host] = deque()
+        self._changes = 0  # of who is aside
+        self._kept: tuple[tuple[Instance, ...], int, float, tuple[Instance, ...]] | None = None
         self._list: tuple[tuple[Instance, ...], tuple[Instance, ...]] = ((), ())  # as discovered, as usable here
         forget_on_fork(self)
 
@@ -135,7 +137,8 @@ class Balancer:
             self._drain_locked()
             host = self._host_locked(choice)
             trial = host.picked(now)
-        return HeldLease(host, trial=trial, settle=self._settle, dropped=self._dropped.append)
+            self._changes += trial
+        return HeldLease(host, trial=trial, settle=self._settle, reached=self._reached, dropped=self._dropped.append)
 
     def snapshot(self) -> BalancerSnapshot:
         """Picks, calls in flight and failures per instance at one moment."""
@@ -154,6 +157,7 @@ class Balancer:
         """The calls in flight are the parent's."""
         self._lock = threading.Lock()
         self._dropped.clear()
+        self._kept = None
         for host in self._hosts.values():
             host.in_flight = 0
 
@@ -163,25 +167,26 @@ class Balancer:
         preferred = self._preferred(instances, now)
         if not exclude:
             return self._strategy.pick(preferred, key)
+        # Walk on in the whole rotation, past what was tried: rotating among the rest alone would stay in step with the
+        # failures and send the same instance the load of two (measured: 1.8 times its share).
+        for _ in range(len(exclude) + 1):
+            choice = self._strategy.pick(preferred, key)
+            if choice not in exclude:
+                return choice
         untried = [instance for instance in preferred if instance not in exclude]
-        if not untried:
-            untried = [instance for instance in instances if instance not in exclude]
-        if not untried:
-            return self._strategy.pick(preferred, key)
-        if untried[0] in preferred:
-            # Walk on in the whole rotation, past what was tried: rotating among the rest alone would stay in step with
-            # the failures and send the same instance the load of two (measured: 1.8 times its share).
-            for _ in range(len(exclude) + 1):
-                choice = self._strategy.pick(preferred, key)
-                if choice not in exclude:
-                    return choice
-        return self._strategy.pick(untried, key)
+        untried = untried or [instance for instance in instances if instance not in exclude]
+        return self._strategy.pick(untried or preferred, key)
 
     def _preferred(self, instances: tuple[Instance, ...], now: float) -> tuple[Instance, ...]:
         if not self._aside:  # nearly always; no lock for that
             return instances
+        kept = self._kept  # a scan of the list per pick would be felt at a thousand instances
+        if kept is not None and kept[0] is instances and kept[1] == self._changes and now < kept[2]:
+            return kept[3]
         with self._lock:
             preferred = tuple(instance for instance in instances if not self._is_aside_locked(instance, now))
+            ends = [host.aside_until for host in self._aside.values() if host.is_aside(now)]
+            self._kept = (instances, self._changes, min(ends, default=float("inf")), preferred or instances)
         return preferred or instances
 
     def _is_aside_locked(self, instance: Instance, now: float) -> bool:
@@ -205,7 +210,7 @@ class Balancer:
             host.in_flight = max(0, host.in_flight - 1)  # after a fork a lease of the parent may end here
             if how == "success":
                 host.answered()
-                self._aside.pop(_identity(host.instance), None)
+                self._reached_locked(host)
             elif how in {"failure", "unreachable"}:
                 host.failed()
             if how == "unreachable" and any(
@@ -213,6 +218,7 @@ class Balancer:
             ):
                 aside = host.put_aside(now, trial=trial)
                 self._aside[_identity(host.instance)] = host
+                self._changes += 1
         if how == "unreachable":
             self._discovery.refresh_soon()
         if aside is not None:
@@ -221,6 +227,16 @@ class Balancer:
                 "no connection to %s:%d of %r: others first for %g s", instance.host, instance.port, self.service, aside
             )
             publish(InstancePutAside(self.service, now, instance, aside))
+
+    def _reached(self, host: Host) -> None:
+        if self._aside:  # rarely; no lock for that
+            with self._lock:
+                self._reached_locked(host)
+
+    def _reached_locked(self, host: Host) -> None:
+        host.reached()
+        if self._aside.pop(_identity(host.instance), None) is not None:
+            self._changes += 1
 
     def _drain_locked(self) -> None:
         while self._dropped:

@@ -27,6 +27,10 @@ class Lease(Permit, Protocol):
         """No connection could be made, so nothing was sent: others are preferred for a while."""
         ...
 
+    def reached(self) -> None:
+        """It answers, whatever it says: others are preferred no more. Settles nothing; the call goes on."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class InstanceSnapshot:
@@ -74,9 +78,17 @@ class Host:
         return True
 
     def answered(self) -> None:
-        """A call went well: it can be reached."""
+        """A call went well."""
         self.consecutive_failures = 0
+
+    def reached(self) -> None:
+        """It can be connected to."""
         self._aside_for = 0.0
+
+    @property
+    def aside_until(self) -> float:
+        """When its time aside ends."""
+        return self._aside_until
 
     def failed(self) -> None:
         """A call failed."""
@@ -103,14 +115,18 @@ class Host:
 
 
 Settle = Callable[[Host, str, bool], None]
+Reached = Callable[[Host], None]
 
 
 class HeldLease:
     """The lease that a balancer hands out. Dropped unsettled, it gives its place back."""
 
-    __slots__ = ("__weakref__", "_dropped", "_held", "_settle", "_trial", "instance")
+    __slots__ = ("__weakref__", "_dropped", "_held", "_reached", "_settle", "_trial", "instance")
 
-    def __init__(self, host: Host, *, trial: bool, settle: Settle, dropped: Callable[[Host], None]) -> None:
+    def __init__(
+        self, host: Host, *, trial: bool, settle: Settle, reached: Reached, dropped: Callable[[Host], None]
+    ) -> None:
+        self._reached = reached
         self.instance = host.instance
         self._held = [host]  # list.pop is atomic: of two threads that settle at once, one counts
         self._trial = trial
@@ -128,6 +144,11 @@ class HeldLease:
     def unreachable(self, error: Exception | None = None, /) -> None:  # what it was changes nothing here
         """No connection could be made."""
         self._end("unreachable")
+
+    def reached(self) -> None:
+        """It answers."""
+        for host in self._held:
+            self._reached(host)
 
     def ignored(self) -> None:
         """Neither: cancelled, or not the instance's fault."""

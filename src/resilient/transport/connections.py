@@ -12,13 +12,14 @@ from typing import TypeVar
 
 import httpx
 
+from resilient.clock import forget_on_fork
 from resilient.discovery import Instance
 from resilient.errors import ConfigError
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Connections:
     """What the constructor of a transport was told about connections; see there."""
 
@@ -33,7 +34,12 @@ class Connections:
     _context: list[ssl.SSLContext] = field(default_factory=list[ssl.SSLContext])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def after_fork_in_child(self) -> None:
+        """A new lock: another thread of the parent's may have been making the context."""
+        object.__setattr__(self, "_lock", threading.Lock())
+
     def __post_init__(self) -> None:
+        forget_on_fork(self)
         verify: object = self.verify
         if not isinstance(verify, (bool, ssl.SSLContext)):
             raise ConfigError(

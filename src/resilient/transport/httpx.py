@@ -31,10 +31,10 @@ _GRACE = 0.05  # seconds after the deadline at which an async attempt is ended t
 class ResilientTransport(httpx.BaseTransport):
     """Logical names, balancing and policies for httpx.Client.
 
-    A URL whose host is a single label without a port, as in `http://producer/weather`, names a service: discovery says
-    who is there, the balancer chooses, and the request goes to that instance with its Host, its cookies and, for
-    https, its certificate being those of the name. Every other host is called as it is. Both are guarded by policies
-    of their own key: the name, or `scheme://host:port`.
+    A URL whose host is a single label, without a port other than the scheme's own, as in `http://producer/weather`,
+    names a service: discovery says who is there, the balancer chooses, and the request goes to that instance with its
+    Host, its cookies and, for https, its certificate being those of the name. Every other host is called as it is. Both
+    are guarded by policies of their own key: the name, or `scheme://host:port`.
 
     When an instance can not be connected to, any request goes to another one. When something may have been sent, only
     what is safe to send twice does: idempotent methods, an Idempotency-Key or `extensions={"resilient": {"idempotent":
@@ -44,7 +44,8 @@ class ResilientTransport(httpx.BaseTransport):
 
     `extensions={"resilient": {"timeout": 1.0, "attempts": 2, "key": "user-7", "idempotent": True}}` of a request say
     more about it; `response.extensions["resilient"]` says which instance answered and how many were tried. A Deadline
-    around the call shortens the request's timeouts and travels in the header X-Request-Timeout-Ms.
+    around the call shortens the request's timeouts and travels in the header X-Request-Timeout-Ms. The first call of a
+    service waits for discovery's answer, outside the policies: at most 5 s, or what is left of the Deadline.
 
     Args:
         discovery: who is there: a Discovery, or a URL such as `eureka://localhost:8761` for one of its own, which it
@@ -137,7 +138,8 @@ class ResilientTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request: balanced, guarded."""
-        for idle in self._pools.stale():
+        idle = self._pools.next_stale()
+        if idle is not None:
             _quietly(idle.close)
         call = self._core.begin(request)
         answer: httpx.Response | None = None
@@ -150,9 +152,12 @@ class ResilientTransport(httpx.BaseTransport):
             answer = failed.response
         except (RejectedError, CallTimeoutError) as error:
             leaving = as_httpx(error, request)
-            if leaving is error:
-                raise
-            raise leaving from error
+            try:
+                if leaving is error:
+                    raise
+                raise leaving from error
+            finally:
+                del leaving  # its traceback holds this frame
         finally:
             for other in call.unwanted(answer):
                 _quietly(other.close)
@@ -178,9 +183,12 @@ class ResilientTransport(httpx.BaseTransport):
 
     def _send(self, call: Call) -> httpx.Response:
         exchange = call.exchange()
+        thrown: httpx.Response | None = None
         while True:
             instance, place = call.choose(exchange), None
             try:
+                if thrown is not None:
+                    _quietly(thrown.close)
                 out = call.outgoing(exchange, instance)
                 place = call.take(self._pools, self._core.connections.sync, instance, out)
                 response = place.transport.handle_request(out)
@@ -190,13 +198,17 @@ class ResilientTransport(httpx.BaseTransport):
                 leaving = call.after(error, exchange)
                 if leaving is None:
                     continue
-                if leaving is error:
-                    raise
-                raise leaving from error
+                try:
+                    if leaving is error:
+                        raise
+                    raise leaving from error
+                finally:
+                    del leaving  # its traceback holds this frame
             if exchange.answered(response.status_code, retry_after="retry-after" in response.headers):
                 place.free()
-                _quietly(response.close)
+                thrown = response
                 continue
+            call.loosen(out)
             return call.answer(response, exchange, instance, place, AnswerBody)
 
     def __repr__(self) -> str:
@@ -266,7 +278,8 @@ class AsyncResilientTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request: balanced, guarded."""
         pools = self._pools()
-        for idle in pools.stale():
+        idle = pools.next_stale()
+        if idle is not None:
             await _quietly_async(idle)
         call = self._core.begin(request)
         answer: httpx.Response | None = None
@@ -279,9 +292,12 @@ class AsyncResilientTransport(httpx.AsyncBaseTransport):
             answer = failed.response
         except (RejectedError, CallTimeoutError) as error:
             leaving = as_httpx(error, request)
-            if leaving is error:
-                raise
-            raise leaving from error
+            try:
+                if leaving is error:
+                    raise
+                raise leaving from error
+            finally:
+                del leaving  # its traceback holds this frame
         finally:
             for other in call.unwanted(answer):
                 await _quietly_async(other)
@@ -307,9 +323,12 @@ class AsyncResilientTransport(httpx.AsyncBaseTransport):
 
     async def _send(self, call: Call, pools: Pools[httpx.AsyncBaseTransport]) -> httpx.Response:
         exchange = call.exchange()
+        thrown: httpx.Response | None = None
         while True:
             instance, place = call.choose(exchange), None
             try:
+                if thrown is not None:  # here, where a cancellation gives the lease back
+                    await _quietly_async(thrown)
                 out = call.outgoing(exchange, instance)
                 place = call.take(pools, self._core.connections.asynchronous, instance, out)
                 response = await _before_deadline(place.transport, out, exchange)
@@ -319,13 +338,17 @@ class AsyncResilientTransport(httpx.AsyncBaseTransport):
                 leaving = call.after(error, exchange)
                 if leaving is None:
                     continue
-                if leaving is error:
-                    raise
-                raise leaving from error
+                try:
+                    if leaving is error:
+                        raise
+                    raise leaving from error
+                finally:
+                    del leaving  # its traceback holds this frame
             if exchange.answered(response.status_code, retry_after="retry-after" in response.headers):
                 place.free()
-                await _quietly_async(response)
+                thrown = response
                 continue
+            call.loosen(out)
             return call.answer(response, exchange, instance, place, AsyncAnswerBody)
 
     def _pools(self) -> Pools[httpx.AsyncBaseTransport]:

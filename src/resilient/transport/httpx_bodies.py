@@ -20,18 +20,23 @@ class SentBody(httpx.SyncByteStream, httpx.AsyncByteStream):
     def __init__(self, stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> None:
         self._stream = stream
         self._started = False
+        self.read_now = False  # in this attempt
+
+    def begin(self) -> None:
+        """A new attempt."""
+        self.read_now = False
 
     def sendable(self) -> bool:
         """Whether it can be sent now: never read, or the same bytes each time. A file would send 0 bytes."""
         return not self._started or _replayable(self._stream)
 
     def __iter__(self) -> Iterator[bytes]:
-        self._started = True
+        self._started = self.read_now = True
         assert isinstance(self._stream, httpx.SyncByteStream)  # the client has looked
         return iter(self._stream)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        self._started = True
+        self._started = self.read_now = True
         assert isinstance(self._stream, httpx.AsyncByteStream)  # the client has looked
         return aiter(self._stream)
 
@@ -60,7 +65,9 @@ class _Answer:
         if error is None:
             holding.ended()
         else:
-            late = isinstance(error, TransportTimeoutError)  # a caller without time is not the host's failure
+            late = isinstance(error, TransportTimeoutError) or (
+                isinstance(error, httpx.TimeoutException) and self._until is not None and self._until.remaining <= 0.01
+            )  # a caller without time is not the host's failure
             holding.broke(error, Trouble.OTHER if late else trouble_of(error))
 
     def _check_time(self) -> None:

@@ -24,6 +24,7 @@ from resilient.transport.routing import (
     DEADLINE_HEADER,
     Exchange,
     Holding,
+    Trouble,
     failed_call,
     header_ms,
     shortened,
@@ -99,6 +100,7 @@ class Call:
         self._until = Deadline.current()  # the caller's own: it holds for the body, too
         self._answers: list[httpx.Response] = []
         self._over = False
+        self._waited_in_full = False
         self.missing: NoInstanceError | None = None
         self.options = Options.of(request.extensions)
         self.target = target
@@ -124,12 +126,16 @@ class Call:
     def first_wait(self) -> tuple[Discovery, str, float] | None:
         """What to wait for before the first call of a service."""
         current = Deadline.current()
-        return self.target.first_wait(None if current is None else current.remaining)
+        left = None if current is None else current.remaining
+        first = self.target.first_wait(left)
+        self._waited_in_full = first is not None and (left is None or first[2] < left)
+        return first
 
     def waited(self, error: NoInstanceError | None) -> None:
         """The wait is over; its error says more than the one that follows would."""
-        self.target.known = True
         self.missing = error
+        if error is None or self._waited_in_full:  # a caller in a hurry must not use up the wait of the others
+            self.target.known = True
 
     def exchange(self) -> Exchange:
         """Begin to send."""
@@ -167,7 +173,11 @@ class Call:
         if instance is not None:
             if url.scheme == "https":  # verified for the name, never for the address that a registry gave
                 extensions.setdefault("sni_hostname", self._core.connections.tls_name or url.host)
-            url = url.copy_with(host=instance.host, port=instance.port)
+            try:
+                url = url.copy_with(host=instance.host, port=instance.port)
+            except httpx.InvalidURL as error:  # what a registry says is no host: another instance may be one
+                raise httpx.ConnectError(f"{instance.host!r} is no host: {error}") from error
+        self._body.begin()
         return httpx.Request(request.method, url, headers=headers, stream=self._body, extensions=extensions)
 
     def take(
@@ -188,6 +198,8 @@ class Call:
     def after(self, error: BaseException, exchange: Exchange) -> BaseException | None:
         """An attempt raised: what leaves, or None when another instance is to be tried."""
         trouble, late = trouble_of(error), None
+        if trouble in {Trouble.UNSENT, Trouble.LOCAL} and self._body.read_now:
+            trouble = Trouble.BROKEN  # a transport that calls a broken connection a failed one: something was sent
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.PoolTimeout):
             late = exchange.timed_out()
         if exchange.failed(late or error, trouble):
@@ -199,6 +211,16 @@ class Call:
         if isinstance(leaving, Exception):
             leaving.add_note(exchange.describe())
         return leaving
+
+    def loosen(self, out: httpx.Request) -> None:
+        """The headers are here: from now on the caller's own timeouts and deadline hold, for the body.
+
+        A limit of a policy, or of this request's `timeout`, ends at the headers. httpcore looks the timeouts up when
+        the body begins.
+        """
+        if "timeout" in out.extensions:
+            left = None if self._until is None else self._until.remaining
+            out.extensions["timeout"] = shortened(self._request.extensions.get("timeout"), left)
 
     def answer(
         self, response: httpx.Response, exchange: Exchange, instance: Instance | None, place: Place[Any], body: Body

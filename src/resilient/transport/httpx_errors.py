@@ -95,7 +95,9 @@ def trouble_of(error: BaseException) -> Trouble:
         return Trouble.LOCAL
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
         return Trouble.UNSENT
-    if says_nothing(error) or not isinstance(error, httpx.TransportError):
+    if isinstance(error, ResilienceError) and not isinstance(error, httpx.TransportError):
+        return Trouble.OTHER  # our own, before anything was sent; CallTimeoutError is an OSError
+    if says_nothing(error) or not isinstance(error, (httpx.TransportError, OSError)):
         return Trouble.OTHER
     return Trouble.BROKEN
 

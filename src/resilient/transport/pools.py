@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
@@ -77,6 +78,7 @@ class Pools(Generic[T]):
         self._clock = clock
         self._lock = threading.Lock()
         self._pools: dict[PoolKey, Pool[T]] = {}
+        self._closing: deque[T] = deque()
         self._next_sweep = clock.monotonic() + _SWEEP
         forget_on_fork(self)
 
@@ -95,28 +97,34 @@ class Pools(Generic[T]):
             pool.last_used = self._clock.monotonic()
         return Place(pool, make, self._clock)
 
-    def stale(self) -> list[T]:
-        """Take out the pools to be closed: idle for a minute, their instance gone. Looks once in 10 s."""
+    def next_stale(self) -> T | None:
+        """Take out one pool to be closed: idle for a minute, its instance gone. Looks for them once in 10 s.
+
+        One at a time: a request that closes it pays for one, and one that is cancelled meanwhile loses no other.
+        """
         now = self._clock.monotonic()
-        if now < self._next_sweep:
-            return []
-        self._next_sweep = now + _SWEEP
+        if now >= self._next_sweep:
+            self._next_sweep = now + _SWEEP
+            self._sweep(now)
+        return self._closing.popleft() if self._closing else None
+
+    def _sweep(self, now: float) -> None:
         with self._lock:
             idle = [entry for entry in self._pools.items() if now - entry[1].last_used >= _IDLE and not entry[1].users]
         gone = [(key, pool) for key, pool in idle if not pool.listed()]
-        closing: list[T] = []
         with self._lock:
             for key, pool in gone:
                 if now - pool.last_used >= _IDLE and self._pools.get(key) is pool:  # nobody took it meanwhile
                     del self._pools[key]
-                    closing.extend(pool.made())
-        return closing
+                    self._closing.extend(pool.made())
 
     def take_all(self) -> list[T]:
         """Take out every pool."""
         with self._lock:
             pools, self._pools = self._pools, {}
-        return [transport for pool in pools.values() for transport in pool.made()]
+            closing = [*self._closing, *(transport for pool in pools.values() for transport in pool.made())]
+            self._closing.clear()
+        return closing
 
     def __len__(self) -> int:
         return len(self._pools)
@@ -125,3 +133,4 @@ class Pools(Generic[T]):
         """Drop the pools unclosed: their connections are the parent's."""
         self._lock = threading.Lock()
         self._pools = {}
+        self._closing.clear()

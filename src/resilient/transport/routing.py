@@ -13,17 +13,19 @@ from resilient.balancing import Balancer, Lease
 from resilient.clock import Clock
 from resilient.deadline import Deadline
 from resilient.discovery import Instance
-from resilient.errors import CallTimeoutError, DeadlineExceededError
+from resilient.errors import CallTimeoutError, DeadlineExceededError, NoInstanceError
 from resilient.outcome import FAILURE, IGNORED, SUCCESS, Outcome, evidence
 from resilient.transport.options import Options
 
 FIRST_USE_WAIT = 5.0  # seconds that the first call of a service waits for discovery's first answer
+ONE_ANSWER_WAIT = 1.0  # seconds, when it has answered before without that service
 DEADLINE_HEADER = "X-Request-Timeout-Ms"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LONGEST_HEADER_MS = 3_600_000
 _ELSEWHERE = frozenset({502, 503, 504})  # another instance may well answer; 500 is the request's own doing more often
 _NO_FAILURE = frozenset({501, 505})  # what the server does not do, it does not do tomorrow either
+_TIME_TO_CONNECT = 0.02  # seconds after which a connection that was not made says something: nearby it takes 1 ms
 _TIME_IS_UP = 0.01  # seconds: a socket timeout cut to the deadline may fire this much before it
 
 
@@ -80,11 +82,15 @@ class Exchange:
 
     __slots__ = (
         "_balancer",
+        "_began",
         "_clock",
         "_deadline",
+        "_ended",
         "_key",
+        "_last",
         "_lease",
         "_local_only",
+        "_next",
         "_options",
         "_outcome",
         "_repeat",
@@ -126,6 +132,10 @@ class Exchange:
         self._lease: Lease | None = None
         self._outcome = SUCCESS
         self._local_only = True
+        self._next: Lease | None = None  # chosen already, before an answer was thrown away for it
+        self._last: BaseException | None = None  # how the attempt before this one ended
+        self._ended = False  # an attempt has
+        self._began = self._started
         self.attempts = 0
 
     def choose(self) -> Instance | None:
@@ -133,15 +143,20 @@ class Exchange:
 
         Raises:
             NoInstanceError: when no instance is known.
-            DeadlineExceededError: when the caller's deadline has passed: nothing was sent.
+            DeadlineExceededError: when the caller's deadline has passed and nothing was tried.
+            CallTimeoutError: when it has passed after an attempt.
         """
-        self.left_ms()
+        lease, self._next = self._next, None
+        if lease is None:
+            self.left_ms()
+            lease = self._pick()
         self.attempts += 1
-        if self._balancer is None:
+        self._began = self._clock.monotonic()
+        if lease is None:
             return None
-        self._lease = self._balancer.pick(key=self._options.key, exclude=self._tried)
-        self._tried.append(self._lease.instance)
-        return self._lease.instance
+        self._lease = lease
+        self._tried.append(lease.instance)
+        return lease.instance
 
     def left(self) -> float | None:
         """Seconds that are left, None without a deadline."""
@@ -151,12 +166,15 @@ class Exchange:
         """The same in whole milliseconds, as the deadline header says it.
 
         Raises:
-            DeadlineExceededError: when none is left.
+            DeadlineExceededError: when none is left and nothing was tried.
+            CallTimeoutError: when none is left after an attempt.
         """
         left = self.left()
         if left is None:
             return None
         if left < 0.001:
+            if self._ended:  # something may have been sent: no rejection
+                raise self._late()
             raise DeadlineExceededError(f"{self._key!r} was not called: the deadline has passed", policy=self._key)
         return min(int(left * 1000), _LONGEST_HEADER_MS)
 
@@ -165,6 +183,9 @@ class Exchange:
         left = self.left()
         if left is None or left > _TIME_IS_UP:
             return None
+        return self._late()
+
+    def _late(self) -> CallTimeoutError:
         elapsed = self._clock.monotonic() - self._started
         return CallTimeoutError(
             f"no answer from {self._key!r} after {elapsed:.3g} s: the caller's deadline came first",
@@ -178,17 +199,26 @@ class Exchange:
         """An attempt ended without an answer; True when another instance is to be tried."""
         lease, self._lease = self._lease, None
         self._local_only &= trouble is Trouble.LOCAL
+        self._last, self._ended = error, True
         if lease is not None:
-            _settle(lease, error, trouble)
+            _settle(lease, error, trouble, self._clock.monotonic() - self._began)
         return trouble is not Trouble.OTHER and self._elsewhere(unsent=trouble in {Trouble.UNSENT, Trouble.LOCAL})
 
     def answered(self, status: int, *, retry_after: bool) -> bool:
         """An attempt ended with an answer; True when it is to be thrown away and another instance tried."""
+        self._local_only, self._ended = False, True
         self._outcome = _host_outcome(status, retry_after=retry_after)
-        if status in _ELSEWHERE and self._elsewhere(unsent=False):
-            self.hand_over().ended()
-            return True
-        return False
+        if self._lease is not None:
+            self._lease.reached()
+        if status not in _ELSEWHERE or not self._elsewhere(unsent=False):
+            return False
+        try:
+            other = self._pick()
+        except NoInstanceError:  # the list emptied meanwhile: this answer says more
+            return False
+        self.hand_over().ended()
+        self._next = other
+        return True
 
     def hand_over(self) -> Holding:
         """What the answer holds until its body ends."""
@@ -206,6 +236,16 @@ class Exchange:
             return f"{self._key}: attempt {self.attempts}"
         tried = ", ".join(f"{instance.host}:{instance.port}" for instance in self._tried)
         return f"{self._key}: attempt {self.attempts} of at most {self._options.attempts}, tried {tried}"
+
+    def _pick(self) -> Lease | None:
+        if self._balancer is None:
+            return None
+        try:
+            return self._balancer.pick(key=self._options.key, exclude=self._tried)
+        except NoInstanceError as gone:  # the list emptied meanwhile: what happened is what the caller should learn
+            if self._last is None:
+                raise
+            raise self._last from gone
 
     def _elsewhere(self, *, unsent: bool) -> bool:
         left = self.left()
@@ -244,15 +284,17 @@ class Holding:
         """Reading the body raised: the host's failure, when it is the connection's."""
         lease, self._lease = self._lease, None
         if lease is not None:
-            _settle(lease, error, Trouble.BROKEN if trouble is Trouble.UNSENT else trouble)
+            _settle(lease, error, Trouble.BROKEN if trouble is Trouble.UNSENT else trouble, 0.0)
 
 
 _is_evidence = evidence(lambda _error: FAILURE)  # a caller who gave the host no time says nothing about it
 
 
-def _settle(lease: Lease, error: BaseException, trouble: Trouble) -> None:
+def _settle(lease: Lease, error: BaseException, trouble: Trouble, waited: float) -> None:
     if trouble is Trouble.LOCAL:
         lease.unused()
+    elif trouble is Trouble.UNSENT and isinstance(error, Exception) and waited >= _TIME_TO_CONNECT:
+        lease.unreachable(error)  # also for a caller in a hurry: else a black hole gets its share for ever
     elif trouble is Trouble.OTHER or not isinstance(error, Exception) or _is_evidence(error) is IGNORED:
         lease.ignored()
     elif trouble is Trouble.UNSENT:
@@ -274,6 +316,6 @@ def shortened(timeouts: Mapping[str, float | None] | None, left: float | None) -
 
 def header_ms(left_ms: int, present: str | None) -> str:
     """The value of the deadline header: the smaller of what is left and of what the request says already."""
-    if present is not None and present.isascii() and present.isdigit():
+    if present is not None and len(present) <= 10 and present.isascii() and present.isdigit():
         left_ms = min(left_ms, int(present))
     return str(max(1, left_ms))

@@ -7,18 +7,18 @@ from typing import Any
 
 from resilient.balancing import Balancer, RoundRobin, Strategy
 from resilient.clock import Clock
-from resilient.discovery import Discovery
+from resilient.discovery import Discovery, Instance
 from resilient.errors import ConfigError
 from resilient.keyed import Keyed
 from resilient.pipeline import Pipeline
 from resilient.policy import Policy
-from resilient.transport.routing import FIRST_USE_WAIT, Route, route, single_label
+from resilient.transport.routing import FIRST_USE_WAIT, ONE_ANSWER_WAIT, Route, route, single_label
 
 
 class Target:
     """One service, or one host that is not logical, as this transport sees it."""
 
-    __slots__ = ("__weakref__", "_balancers", "_discovery", "known", "pipeline", "proxies", "route")
+    __slots__ = ("__weakref__", "_balancers", "_discovery", "_listed", "known", "pipeline", "proxies", "route")
 
     def __init__(
         self, route: Route, pipeline: Pipeline[Any], discovery: Discovery | None, balancers: dict[bool, Balancer]
@@ -29,6 +29,7 @@ class Target:
         self.known = not balancers  # or once waited for
         self._discovery = discovery
         self._balancers = balancers
+        self._listed: tuple[tuple[Instance, ...], frozenset[tuple[str, int]]] = ((), frozenset())
 
     @property
     def layers(self) -> tuple[Policy[Any], ...]:
@@ -46,13 +47,20 @@ class Target:
         if self._discovery.instances(self.route.service):
             self.known = True
             return None
-        return self._discovery, self.route.service, FIRST_USE_WAIT if left is None else min(left, FIRST_USE_WAIT)
+        # A registry that has answered once knows it after one more answer or not at all: names come from users.
+        answered = self._discovery.age(self.route.service) != float("inf")
+        wait = ONE_ANSWER_WAIT if answered else FIRST_USE_WAIT
+        return self._discovery, self.route.service, wait if left is None else min(left, wait)
 
     def lists(self, host: str, port: int) -> bool:
         """Whether an address is among the instances that discovery knows now."""
         if self._discovery is None or self.route.service is None:
             return False
-        return any(i.host == host and i.port == port for i in self._discovery.instances(self.route.service))
+        found = self._discovery.instances(self.route.service)
+        known = self._listed
+        if found is not known[0]:  # asked once per idle pool: one look at the list for all of them
+            known = self._listed = (found, frozenset((instance.host, instance.port) for instance in found))
+        return (host, port) in known[1]
 
 
 class Targets:
