@@ -8,7 +8,7 @@ import gc
 import io
 import pickle
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, cast
 
 import httpx
@@ -27,7 +27,7 @@ from resilient import (
     Pipeline,
     State,
 )
-from resilient.balancing import Balancer, RoundRobin
+from resilient.balancing import RoundRobin
 from resilient.discovery import Instance
 from resilient.errors import FailureInfo
 from resilient.testing import VirtualClock
@@ -956,24 +956,6 @@ def test_an_answer_before_a_full_pool_is_not_forgotten(colour: Colour) -> None:
     assert colour.breaker().snapshot().failures == 1
 
 
-def test_a_list_that_empties_between_attempts_does_not_hide_what_happened(colour: Colour) -> None:
-    """The error of the attempt that was made leaves, not that nobody could be called."""
-    discovery = Listed(*instances("ab"))
-    untried = Balancer.untried
-
-    def emptied(self: Balancer, tried: Collection[Instance]) -> bool:
-        found = untried(self, tried)
-        discovery.set()
-        return found
-
-    colour.open(status_of(a=-2, b=200), discovery)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Balancer, "untried", emptied)  # the moment between the two cannot be met otherwise
-        with pytest.raises(httpx.RemoteProtocolError, match="reset"):
-            colour.request("DELETE", "http://producer/")
-    assert colour.breaker().snapshot().failures == 1
-
-
 @pytest.mark.parametrize("host", ["h:99", "10.0.0.1\r\nX: y", "xn--\u20ac"])
 def test_an_address_that_is_no_host_is_an_instance_that_can_not_be_connected_to(colour: Colour, host: str) -> None:
     """What one entry of a registry says does not break a share of all calls."""
@@ -1066,3 +1048,125 @@ def test_a_black_hole_is_put_aside_by_callers_in_a_hurry_too(colour: Colour) -> 
             except httpx.TimeoutException:
                 ends.append("late")
     assert ends.count("late") == 1
+
+
+def test_when_the_others_are_gone_the_answer_is_handed_over(colour: Colour) -> None:
+    """A 503 is thrown away only for an instance that is chosen already."""
+
+    class Gone(RoundRobin):
+        def pick(self, known: Any, key: str | None, /) -> Instance:
+            chosen = super().pick(known, key)
+            if chosen.id == "b":
+                raise NoInstanceError("nobody is left", policy="producer")
+            return chosen
+
+    colour.open(status_of(a=503, b=200), Listed(*instances("ab")), strategy=lambda: Gone(rng=lambda: 0.0))
+    answer = colour.get("http://producer/")
+    assert (answer.status_code, answer.text, answer.extensions["resilient"]["attempts"]) == (503, "a", 1)
+    assert colour.breaker().snapshot().failures == 1
+    assert colour.in_flight() == 0
+
+
+@pytest.mark.parametrize("first", [503, None])
+def test_time_that_runs_out_between_two_attempts_is_no_rejection(colour: Colour, first: int | None) -> None:
+    """Something was sent: CallTimeoutError, a failure of the call, and no lease stays behind."""
+    clock = VirtualClock()
+
+    class Slow(Chunks):
+        def close(self) -> None:
+            clock.advance(1.0)
+
+        async def aclose(self) -> None:
+            clock.advance(1.0)
+
+    def handler(request: httpx.Request, instance: Instance | None) -> httpx.Response:
+        if first is None:
+            raise httpx.RemoteProtocolError("reset")
+        return httpx.Response(first, stream=Slow())
+
+    class Last(RoundRobin):
+        def pick(self, known: Any, key: str | None, /) -> Instance:
+            chosen = super().pick(known, key)
+            if first is None and chosen.id == "b":
+                clock.advance(1.0)
+            return chosen
+
+    colour.open(handler, Listed(*instances("ab")), clock=clock, strategy=lambda: Last(rng=lambda: 0.0))
+    with Deadline(1.0, clock=clock), pytest.raises(CallTimeoutError) as late:
+        colour.get("http://producer/")
+    assert late.value.by_deadline
+    assert isinstance(late.value, httpx.ReadTimeout)
+    assert colour.breaker().snapshot().failures == 1
+    assert colour.failures() == {"a": 1, "b": 0}
+    assert colour.in_flight() == 0
+
+
+def test_the_callers_deadline_goes_on_into_the_body(colour: Colour) -> None:
+    """Its timeouts are what is left when the headers come, not what was left before."""
+    clock, seen = VirtualClock(), list[dict[str, Any]]()
+
+    def handler(request: httpx.Request, instance: Instance | None) -> httpx.Response:
+        clock.advance(0.75)
+        seen.append(request.extensions)
+        return httpx.Response(200)
+
+    colour.open(handler, Listed(*instances("a")), client={"timeout": None}, clock=clock)
+    with Deadline(1.0, clock=clock):
+        colour.get("http://producer/")
+    assert seen[0]["timeout"] == dict.fromkeys(("connect", "read", "write", "pool"), 0.25)
+
+
+@pytest.mark.parametrize(("passed", "failures"), [(1.0, 0), (0.5, 1)])
+def test_a_body_cut_by_the_callers_deadline_is_nobodys_failure(colour: Colour, passed: float, failures: int) -> None:
+    """httpx's ReadTimeout in the body counts against the instance only while the caller had time."""
+    clock = VirtualClock()
+
+    class Cut(Chunks):
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"a"
+            clock.advance(passed)
+            raise httpx.ReadTimeout("no bytes")
+
+    colour.open(lambda r, i: httpx.Response(200, stream=Cut()), Listed(*instances("a")))
+    with Deadline(1.0, clock=clock), pytest.raises(httpx.ReadTimeout):
+        colour.get("http://producer/")
+    assert colour.failures() == {"a": failures}
+
+
+@pytest.mark.parametrize("trouble", [-1, -2, 200])
+def test_an_error_that_leaves_makes_no_cycle(colour: Colour, trouble: int) -> None:
+    """With the collector off, no frame of the transport is kept by the error it raised."""
+    colour.open(status_of(a=trouble, b=500 if trouble == -2 else trouble), Listed(*instances("ab")))
+    if trouble == 200:
+        colour.breaker().force_open()
+
+    async def call() -> None:  # caught in the loop: a future and its error are a cycle of asyncio's own
+        with contextlib.suppress(httpx.HTTPError):
+            await colour.client.get("http://producer/")
+
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(httpx.HTTPError):
+            colour.run(call()) if colour.is_async else colour.get("http://producer/")
+        kept = [one for one in gc.get_objects() if type(one).__name__ == "Call"]
+    finally:
+        gc.enable()
+    assert kept == []
+
+
+def test_pools_of_the_gone_are_closed_one_per_request(colour: Colour) -> None:
+    """A request that closes them pays for one, and one that is cancelled meanwhile loses no other."""
+    clock, discovery = VirtualClock(), Listed(*instances("abc"))
+    colour.open(name, discovery, clock=clock)
+    for _ in range(3):
+        colour.get("http://producer/")
+    discovery.set(*instances("d"))
+    clock.advance(70.0)
+    closed = []
+    for _ in range(2):
+        colour.get("http://producer/")
+        closed.append(sum(wire.closed for wire in colour.wires))
+    assert closed == [1, 2]
+    colour.close()
+    assert [wire.closed for wire in colour.wires] == [1, 1, 1, 1]

@@ -413,3 +413,22 @@ def test_threads_lose_no_count() -> None:
     assert sum(entry.failures for entry in seen.instances) == 640
     assert seen.in_flight == 0
     assert max(entry.picks for entry in seen.instances) - min(entry.picks for entry in seen.instances) <= 1
+
+
+def test_one_instance_aside_costs_no_scan_per_pick(clock: VirtualClock) -> None:
+    """Who is preferred is worked out once per change, not once per pick; a time that ends is a change."""
+    seen: list[Sequence[Instance]] = []
+
+    class Seeing(RoundRobin):
+        def pick(self, known: Sequence[Instance], key: str | None, /) -> Instance:
+            seen.append(known)
+            return super().pick(known, key)
+
+    chosen = Balancer("producer", Listed(*instances("abc")), lambda: Seeing(rng=lambda: 0.0), clock=clock)
+    chosen.pick().unreachable()
+    for _ in range(3):
+        chosen.pick().success()
+    assert [instance.id for instance in seen[1]] == ["b", "c"]
+    assert seen[1] is seen[2] is seen[3]
+    clock.advance(1.0)
+    assert {chosen.pick().instance.id for _ in range(3)} == {"a", "b", "c"}

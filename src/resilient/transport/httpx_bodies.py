@@ -11,7 +11,7 @@ import httpx
 from resilient.deadline import Deadline
 from resilient.transport.httpx_errors import TransportTimeoutError, trouble_of
 from resilient.transport.pools import Place
-from resilient.transport.routing import Holding, Trouble
+from resilient.transport.routing import TIME_IS_UP, Holding, Trouble
 
 
 class SentBody(httpx.SyncByteStream, httpx.AsyncByteStream):
@@ -66,7 +66,9 @@ class _Answer:
             holding.ended()
         else:
             late = isinstance(error, TransportTimeoutError) or (
-                isinstance(error, httpx.TimeoutException) and self._until is not None and self._until.remaining <= 0.01
+                isinstance(error, httpx.TimeoutException)
+                and self._until is not None
+                and self._until.remaining <= TIME_IS_UP
             )  # a caller without time is not the host's failure
             holding.broke(error, Trouble.OTHER if late else trouble_of(error))
 

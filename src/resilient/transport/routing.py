@@ -26,7 +26,7 @@ _LONGEST_HEADER_MS = 3_600_000
 _ELSEWHERE = frozenset({502, 503, 504})  # another instance may well answer; 500 is the request's own doing more often
 _NO_FAILURE = frozenset({501, 505})  # what the server does not do, it does not do tomorrow either
 _TIME_TO_CONNECT = 0.02  # seconds after which a connection that was not made says something: nearby it takes 1 ms
-_TIME_IS_UP = 0.01  # seconds: a socket timeout cut to the deadline may fire this much before it
+TIME_IS_UP = 0.01  # seconds: a socket timeout cut to the deadline may fire this much before it
 
 
 class Route(NamedTuple):
@@ -149,7 +149,16 @@ class Exchange:
         lease, self._next = self._next, None
         if lease is None:
             self.left_ms()
-            lease = self._pick()
+            try:
+                lease = self._pick()
+            except NoInstanceError as gone:  # the list emptied meanwhile: the caller should learn what happened
+                last, self._last = self._last, None
+                if last is None:
+                    raise
+                try:
+                    raise last from gone
+                finally:
+                    del last  # its traceback holds this frame
         self.attempts += 1
         self._began = self._clock.monotonic()
         if lease is None:
@@ -174,6 +183,7 @@ class Exchange:
             return None
         if left < 0.001:
             if self._ended:  # something may have been sent: no rejection
+                self._last = None
                 raise self._late()
             raise DeadlineExceededError(f"{self._key!r} was not called: the deadline has passed", policy=self._key)
         return min(int(left * 1000), _LONGEST_HEADER_MS)
@@ -181,7 +191,7 @@ class Exchange:
     def timed_out(self) -> CallTimeoutError | None:
         """The error for a timeout that the caller's deadline caused; None when the client's own timeout did."""
         left = self.left()
-        if left is None or left > _TIME_IS_UP:
+        if left is None or left > TIME_IS_UP:
             return None
         return self._late()
 
@@ -199,10 +209,12 @@ class Exchange:
         """An attempt ended without an answer; True when another instance is to be tried."""
         lease, self._lease = self._lease, None
         self._local_only &= trouble is Trouble.LOCAL
-        self._last, self._ended = error, True
+        self._ended = True
         if lease is not None:
             _settle(lease, error, trouble, self._clock.monotonic() - self._began)
-        return trouble is not Trouble.OTHER and self._elsewhere(unsent=trouble in {Trouble.UNSENT, Trouble.LOCAL})
+        again = trouble is not Trouble.OTHER and self._elsewhere(unsent=trouble in {Trouble.UNSENT, Trouble.LOCAL})
+        self._last = error if again else None  # no longer than needed: its traceback holds the frame that holds this
+        return again
 
     def answered(self, status: int, *, retry_after: bool) -> bool:
         """An attempt ended with an answer; True when it is to be thrown away and another instance tried."""
@@ -222,6 +234,7 @@ class Exchange:
 
     def hand_over(self) -> Holding:
         """What the answer holds until its body ends."""
+        self._last = None
         lease, self._lease = self._lease, None
         return Holding(lease, self._outcome)
 
@@ -238,14 +251,7 @@ class Exchange:
         return f"{self._key}: attempt {self.attempts} of at most {self._options.attempts}, tried {tried}"
 
     def _pick(self) -> Lease | None:
-        if self._balancer is None:
-            return None
-        try:
-            return self._balancer.pick(key=self._options.key, exclude=self._tried)
-        except NoInstanceError as gone:  # the list emptied meanwhile: what happened is what the caller should learn
-            if self._last is None:
-                raise
-            raise self._last from gone
+        return None if self._balancer is None else self._balancer.pick(key=self._options.key, exclude=self._tried)
 
     def _elsewhere(self, *, unsent: bool) -> bool:
         left = self.left()
@@ -254,7 +260,7 @@ class Exchange:
             and self.attempts < self._options.attempts
             and (unsent or self._repeat)
             and self._sendable()
-            and (left is None or left > _TIME_IS_UP)
+            and (left is None or left > TIME_IS_UP)
             and self._balancer.untried(self._tried)
         )
 
