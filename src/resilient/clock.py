@@ -7,6 +7,7 @@ Nothing else in the library waits, sleeps or reads a clock. Every policy takes `
 from __future__ import annotations
 
 import os
+import random  # noqa: F401  # before the hook below is registered: a child seeds it first, then we draw from it
 import threading
 import time
 from collections.abc import Callable

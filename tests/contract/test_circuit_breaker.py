@@ -982,3 +982,39 @@ def test_the_wall_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch, jump: f
     left = rejected(breaker).retry_after
     assert left is not None
     assert 50.0 < left <= 66.0
+
+
+def test_chance_is_drawn_without_the_lock(make: Make) -> None:
+    """`rng` is the user's code: while it runs, others read and use the breaker."""
+    stuck: list[bool] = []
+
+    def slow() -> float:
+        if held:
+            reader = threading.Thread(target=held[0].snapshot, daemon=True)
+            reader.start()
+            reader.join(5.0)
+            stuck.append(reader.is_alive())
+        return 0.5
+
+    held: list[CircuitBreaker] = []
+    held.append(make(rng=slow, consecutive_failures=1))
+    held[0].acquire().failure()
+    held[0].open(1.0)
+    assert stuck == [False] * len(stuck)
+    assert stuck
+
+
+def test_chance_that_fails_reaches_no_caller(make: Make) -> None:
+    """The circuit opens all the same, for its plain open time; the caller gets its own error."""
+    draws = iter([0.0])
+    breaker = make(rng=lambda: next(draws), consecutive_failures=1, open_duration=4.0)
+    with pytest.raises(ConnectionError):
+        breaker.call(_raise_connection_error)
+    breaker.reset()
+    with pytest.raises(ConnectionError):
+        breaker.call(_raise_connection_error)
+    assert breaker.snapshot().retry_after == pytest.approx(4.0)
+
+
+def _raise_connection_error() -> None:
+    raise ConnectionError

@@ -395,8 +395,7 @@ def test_a_change_wakes_whoever_works_even_when_the_loop_was_closed(registry: Sc
     mine = Registry.from_url(registry.url).register("producer", port=1)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(mine.__aenter__())
-    while not mine.registered:
-        loop.run_until_complete(asyncio.sleep(0.01))
+    loop.run_until_complete(until(lambda: mine.registered))
     loop.close()
     mine.set_status("DOWN")
     wait_until(lambda: len(registry.seen("POST")) == 2, what="the change")

@@ -93,7 +93,7 @@ class Circuit(Protocol):
         ...
 
     def jittered(self, seconds: float) -> float:
-        """`seconds`, a little longer by chance: drawn at each opening, so that forked workers draw their own."""
+        """`seconds`, a little longer by chance: anew for each opening."""
         ...
 
     def become_locked(self, old: CircuitState, new: CircuitState, reason: str, error: BaseException | None) -> None:
