@@ -22,8 +22,9 @@ from resilient.errors import (
 )
 from resilient.events import Event, listen
 from resilient.gate import Gate, Permit
+from resilient.http_answers import is_transient, retry_after
 from resilient.keyed import KeyDropped, Keyed
-from resilient.outcome import Outcome, is_transient
+from resilient.outcome import Outcome
 from resilient.pipeline import Pipeline
 from resilient.policies.circuit_breaker import CircuitBreaker
 from resilient.policies.circuit_report import (
@@ -34,9 +35,11 @@ from resilient.policies.circuit_report import (
 )
 from resilient.policies.circuit_states import State
 from resilient.policies.fallback import Fallback
+from resilient.policies.redis_state import RedisState
 from resilient.policies.stale_cache import StaleCache
 from resilient.policies.timeout import Timeout
 from resilient.policy import Explanation, Policy
+from resilient.shared_state import SharedStateLost, SharedStateRegained
 from resilient.window import CountWindow, TimeWindow
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "commands",
     "listen",
     "is_transient",
+    "retry_after",
     "BulkheadFullError",
     "CallTimeoutError",
     "CircuitBreaker",
@@ -73,11 +77,14 @@ __all__ = [
     "Pipeline",
     "Policy",
     "RateLimitedError",
+    "RedisState",
     "RegistryAuthError",
     "RegistryUnavailableError",
     "RejectedError",
     "ResilienceError",
     "ResilienceWarning",
+    "SharedStateLost",
+    "SharedStateRegained",
     "StaleCache",
     "State",
     "TimeWindow",

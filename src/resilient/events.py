@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -59,7 +58,8 @@ class _Hearers:
         self._lock = threading.Lock()
 
 
-_hearers = _Hearers()
+HEARERS = _Hearers()
+"""Of this process. `HEARERS.all` is empty when nobody listens: what is frequent under load is not even made then."""
 
 
 def listen(listener: Callable[[EV], object], kind: type[EV], /) -> Callable[[], None]:
@@ -91,7 +91,7 @@ def listen(listener: Callable[[EV], object], kind: type[EV], /) -> Callable[[], 
     given: object = kind  # what a caller without a type checker may pass
     if not (isinstance(given, type) and issubclass(given, Event)):
         raise TypeError(f"listen() takes a listener and a kind of Event, not {kind!r}")
-    return _hearers.add((kind, listener))
+    return HEARERS.add((kind, listener))
 
 
 def check_listener(listener: object) -> None:
@@ -102,16 +102,11 @@ def check_listener(listener: object) -> None:
         raise TypeError(f"a listener must be a plain function, {listener!r} is async: nobody would await it")
 
 
-def anyone_listens() -> bool:
-    """Whether an event would be heard: what is frequent under load is not even made when nobody listens."""
-    return bool(_hearers.all)
-
-
 def publish(event: Event, own: Iterable[Listener] = ()) -> None:
     """Deliver `event` to its owner's listeners and to those of its kind. Never raises; never call it under a lock."""
     for listener in own:
         _tell(listener, event)
-    for kind, listener in _hearers.all:
+    for kind, listener in HEARERS.all:
         if isinstance(event, kind):
             _tell(listener, event)
 
@@ -130,27 +125,24 @@ class Outbox(Generic[T]):
     may be delivered by another thread than the one that put it, a moment later.
     """
 
-    __slots__ = ("_deliver", "_delivering", "_queue")
+    __slots__ = ("_deliver", "_delivering", "_queue", "put")
 
     def __init__(self, deliver: Callable[[T], None]) -> None:
-        self._queue: deque[T] = deque()
+        self._queue: list[T] = []  # nearly always empty, and a deque would take 600 bytes
         self._delivering = threading.Lock()
         self._deliver = deliver
-
-    def put(self, item: T) -> None:
-        """Queue an item."""
-        self._queue.append(item)
+        self.put: Callable[[T], None] = self._queue.append  # the builtin itself: no signal handler comes in between
 
     def drain(self) -> None:
         """Deliver what is queued, unless another thread is at it."""
-        while self._queue:  # again: an item may arrive between the last popleft and the release
+        while self._queue:  # again: an item may arrive between the last pop and the release
             mine = False
             try:  # a signal handler that raises between taking and trying would stop deliveries for ever
                 mine = self._delivering.acquire(blocking=False)
                 if not mine:
                     return
                 while self._queue:
-                    self._deliver(self._queue.popleft())
+                    self._deliver(self._queue.pop(0))
             finally:
                 if mine:
                     self._delivering.release()

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Never, Protocol, Self
+from typing import Any, ClassVar, Never, Protocol, Self
 
 from resilient.clock import SYSTEM_CLOCK, Clock
-from resilient.deadline import current_scope
 from resilient.errors import RejectedError
-from resilient.outcome import (
-    FAILURE,
-    IGNORED,
-    SUCCESS,
-    Classification,
-    Classifier,
-    Outcome,
-    classifier,
-    evidence,
-    had_time,
-    result_check,
-)
-from resilient.policy import UNLIMITED, Args, AsyncCall, Call, Fn, Kwargs, Policy
+from resilient.gate_layers import Ticket, agated, gated, settle_error
+from resilient.outcome import FAILURE, IGNORED, Classification, Verdicts, verdicts
+from resilient.policy import AsyncCall, C, Call, Policy
 
 _UNSAID = Classification()
+_MARK = "__resilient_gate__"
 
 
 class Permit(Protocol):
@@ -52,22 +42,6 @@ class Permit(Protocol):
     ) -> None: ...
 
 
-class Ticket(Protocol):
-    """One admitted call as the layers hold it: they know when it ended and how long it took."""
-
-    def success(self, elapsed: float, now: float) -> None:
-        """It went well after `elapsed` seconds, at `now`."""
-        ...
-
-    def settle(self, outcome: Outcome, elapsed: float, now: float, error: BaseException | None) -> None:
-        """It ended with `outcome`."""
-        ...
-
-    def unused(self) -> None:
-        """Nothing was sent."""
-        ...
-
-
 class Gate(Policy[Never]):
     """A policy that admits or rejects; usable without a function. Safe for threads and event loops.
 
@@ -86,6 +60,7 @@ class Gate(Policy[Never]):
     """
 
     standing: Ticket | None = None
+    rejects_with: ClassVar[type[RejectedError]] = RejectedError
 
     def __init__(
         self, name: str | None = None, *, given: Classification | None = None, clock: Clock | None = None
@@ -119,93 +94,42 @@ class Gate(Policy[Never]):
         """
         return Calling(self)
 
-    def judge(self, given: Classification = _UNSAID) -> tuple[Classifier, Callable[[Any], bool] | None]:
+    def turn_away(self) -> bool:
+        """Refuse a call without raising: a Fallback just outside answers then, at less than half the cost.
+
+        Returns:
+            True when the call is sure to be refused and was counted as such; False: ask `admit`.
+        """
+        return False
+
+    def rejection(self) -> RejectedError:
+        """What a call that was turned away would have raised."""
+        raise NotImplementedError  # pragma: no cover  # only asked of gates that turn calls away
+
+    def heed(self, told: object) -> None:
+        """Look at the result or the error of a call that was settled; nothing here, for gates that act on it."""
+
+    def marked(self, call: C) -> C:
+        """`call`, from which `gate_of` finds this gate."""
+        setattr(call, _MARK, self)
+        return call
+
+    def judge(self, given: Classification = _UNSAID) -> Verdicts:
         """How this gate judges an error and a result: its own way, or `given` when it has none."""
-        used = self._given.or_else(given)
-        return evidence(classifier(used)), result_check(used)
+        return verdicts(self._given.or_else(given))
 
     def layer(self, inner: Call, limit: float, given: Classification) -> Call:
         """Return `inner` behind this gate; no lock is held while it runs."""
-        admit, now = self.admit, self._clock.monotonic
-        classify, failed = self.judge(given)
-
-        def gated(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
-            ticket = self.standing or admit(limit)
-            started = now()
-            try:
-                result = inner(fn, args, kwargs)
-                ended = now()
-                bad = failed is not None and failed(result)
-            except BaseException as error:
-                ended = now()
-                settle_error(ticket, error, classify, ended - started, ended, limit)
-                raise
-            if bad:
-                ticket.settle(FAILURE, ended - started, ended, None)
-            else:
-                ticket.success(ended - started, ended)
-            return result
-
-        return gated
+        return self.marked(gated(self, inner, limit, given))
 
     def alayer(self, inner: AsyncCall, limit: float, given: Classification) -> AsyncCall:
         """Return `inner` behind this gate, for async functions."""
-        admit, now = self.admit, self._clock.monotonic
-        classify, failed = self.judge(given)
-
-        async def gated(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
-            ticket = self.standing or admit(limit)
-            started = now()
-            try:
-                result = await inner(fn, args, kwargs)
-                ended = now()
-                bad = failed is not None and failed(result)
-            except BaseException as error:
-                ended = now()
-                settle_error(ticket, error, classify, ended - started, ended, limit)
-                raise
-            if bad:
-                ticket.settle(FAILURE, ended - started, ended, None)
-            else:
-                ticket.success(ended - started, ended)
-            return result
-
-        return gated
+        return self.marked(agated(self, inner, limit, given))
 
 
-def settle_error(
-    ticket: Ticket,
-    error: BaseException,
-    classify: Classifier,
-    elapsed: float,
-    now: float,
-    limit: float = UNLIMITED,
-) -> None:
-    """Settle a call that ended with `error`, whatever the classifier does."""
-    if isinstance(error, RejectedError) or _all_rejected(error):  # a policy further in refused: nothing was sent
-        ticket.unused()
-        return
-    outcome = IGNORED
-    try:
-        if isinstance(error, Exception):
-            outcome = classify(error)
-        elif _timed_out(error) and had_time(elapsed, limit):
-            outcome = FAILURE
-    finally:
-        if outcome is SUCCESS:
-            ticket.success(elapsed, now)
-        else:
-            ticket.settle(outcome, elapsed, now, error)
-
-
-def _all_rejected(error: BaseException) -> bool:
-    return isinstance(error, ExceptionGroup) and error.split(RejectedError)[1] is None
-
-
-def _timed_out(error: BaseException) -> bool:
-    """Whether this cancellation is a Timeout further out that has expired: a slow dependency, not a caller gone."""
-    scope = current_scope.get()
-    return scope is not None and scope.expired and type(error).__name__ == "CancelledError"
+def gate_of(call: Callable[..., Any]) -> Gate | None:
+    """The gate whose layer `call` is, if it is one."""
+    return getattr(call, _MARK, None)
 
 
 class HeldPermit:
@@ -230,6 +154,8 @@ class HeldPermit:
         if (ticket := self._take()) is not None:
             now = self._now()
             ticket.settle(FAILURE, now - self._started, now, error)
+            if error is not None:
+                self._gate.heed(error)
 
     def ignored(self) -> None:
         """Neither."""
@@ -260,8 +186,10 @@ class HeldPermit:
         if error is None:
             ticket.success(now - self._started, now)
         else:
-            classify, _ = self._gate.judge()
+            classify = self._gate.judge().classify
             settle_error(ticket, error, classify, now - self._started, now)
+            if isinstance(error, Exception):
+                self._gate.heed(error)
 
     def __repr__(self) -> str:
         return f"<permit of {self._gate.name!r}, {'held' if self._ticket else 'settled'}>"

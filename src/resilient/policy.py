@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from types import CoroutineType, FunctionType
-from typing import Any, ClassVar, Generic, Never, ParamSpec, TypeAlias, TypeVar, overload
+from typing import Any, ClassVar, Generic, Never, ParamSpec, Self, TypeAlias, TypeVar, overload
 
 from resilient import names
 from resilient.checks import policy_name
@@ -114,6 +114,18 @@ class Policy(Generic[F_co]):
         """Return `inner` guarded, for async functions; arguments as for `layer`."""
         raise ConfigError(f"{self!r} guards functions only, not async ones", path=self.kind)
 
+    def take_settings(self, other: Self) -> None:
+        """Go on with the settings of `other`, a policy of the same kind; counts and calls in flight stay.
+
+        Raises:
+            ConfigError: when this kind has no settings that change at run time.
+        """
+        raise ConfigError(f"{type(self).__name__} can not be changed while it runs: make a new one", path=self.kind)
+
+    def alone(self, fn: Fn) -> Fn | None:
+        """`fn` guarded by this policy and nothing else, if it knows a shorter way than a chain of one layer."""
+        return None
+
     def granted(self, limit: float) -> float:
         """Seconds the call is granted at most, seen from outside, when it is granted `limit` further in."""
         return limit
@@ -203,7 +215,7 @@ class Policy(Generic[F_co]):
             return self._achain
 
 
-class _WrongColour(BaseException):
+class WrongColour(BaseException):
     """A function turned out to be of the other colour. No Exception: no policy judges, repeats or replaces it."""
 
 
@@ -211,7 +223,7 @@ def invoke(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
     """The innermost call, for functions."""
     result = fn(*args, **kwargs)
     if type(result) is CoroutineType:
-        raise _WrongColour(result)
+        raise WrongColour(result)
     return result
 
 
@@ -219,7 +231,7 @@ def ainvoke(fn: Fn, args: Args, kwargs: Kwargs) -> Awaitable[Any]:
     """The innermost call, for async functions: the awaitable, for the layer around it to await."""
     result = fn(*args, **kwargs)
     if type(result) is not CoroutineType and not hasattr(type(result), "__await__"):
-        raise _WrongColour(result)
+        raise WrongColour(result)
     return result  # type: ignore[no-any-return]  # an awaitable: looked at above
 
 
@@ -227,7 +239,7 @@ def call_sync(chain: Call, fn: Fn, args: Args, kwargs: Kwargs) -> Any:
     """Run a chain once; a function that turns out to be async is a TypeError."""
     try:
         return refuse_awaitable(chain(fn, args, kwargs), fn)
-    except _WrongColour as wrong:
+    except WrongColour as wrong:
         refuse_awaitable(wrong.args[0], fn)
         raise
 
@@ -236,7 +248,7 @@ async def call_async(chain: AsyncCall, fn: Fn, args: Args, kwargs: Kwargs) -> An
     """The same for async functions; a function that turns out to be none is a TypeError."""
     try:
         return await chain(fn, args, kwargs)
-    except _WrongColour:
+    except WrongColour:
         raise TypeError(f"{describe_function(fn)} is not async: use call(...) instead") from None
 
 
@@ -293,6 +305,8 @@ def guard(policy: Policy[Any], fn: Fn) -> Fn:
         return type(fn)(guard(policy, fn.__func__))
     refuse_generators(fn)
     policy.check(fn)
+    if (shorter := policy.alone(fn)) is not None:
+        return functools.wraps(fn)(shorter)
     if is_async(fn):
         policy._async()  # a policy that can not guard it says so now
 
@@ -309,7 +323,7 @@ def guard(policy: Policy[Any], fn: Fn) -> Fn:
         nonlocal unchecked
         try:
             result = policy._chain(fn, args, kwargs)
-        except _WrongColour as wrong:
+        except WrongColour as wrong:
             refuse_awaitable(wrong.args[0], fn)
             raise
         if unchecked:  # once: a function that returns a future does so each time

@@ -7,19 +7,13 @@ clock: its owner calls it under its own lock and hands in the time.
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol, TypeAlias
 
 from resilient.checks import positive_seconds, whole
 
-
-class Counts(NamedTuple):
-    """What a window holds at one moment."""
-
-    calls: int
-    failures: int
-    slow: int
+Counts: TypeAlias = tuple[int, int, int]
+"""What a window holds at one moment: (calls, failures, slow calls)."""
 
 
 class Ring(Protocol):
@@ -28,18 +22,21 @@ class Ring(Protocol):
     Attributes:
         quiet_until: before this moment nothing bad is in the window and no bucket ends: a call that went well and was
             not slow needs `recorded += 1` only. The hot path; `-inf` where there is none.
+        ends: before this moment no bucket ends: a call that failed and was not slow needs `recorded += 1`,
+            `failures += 1` and `quiet_until = NEVER_QUIET` only, and the window holds `recorded - gone` calls.
         recorded: calls ever recorded.
+        failures: failures ever recorded.
+        gone: calls that were recorded and have left.
     """
 
     quiet_until: float
+    ends: float
     recorded: int
+    failures: int
+    gone: int
 
-    def success(self, now: float) -> bool:
-        """Count a call that went well and was not slow; True when the window holds anything bad."""
-        ...
-
-    def record(self, now: float, failed: bool, slow: bool) -> None:
-        """Count a call that ended at `now`."""
+    def record(self, now: float, failed: bool, slow: bool) -> bool:
+        """Count a call that ended at `now`; True when the window holds anything bad."""
         ...
 
     def counts(self, now: float) -> Counts:
@@ -106,8 +103,8 @@ class CountWindow:
         return _CountRing(self.calls)
 
 
-_NOTHING = Counts(0, 0, 0)
-_NEVER_QUIET = float("-inf")
+_NOTHING = (0, 0, 0)
+NEVER_QUIET = float("-inf")
 
 
 class _TimeRing:
@@ -116,45 +113,59 @@ class _TimeRing:
     The window's counts are the difference to the oldest mark: recording is an addition, rolling is an append.
     """
 
-    __slots__ = ("_ends", "_failures", "_index", "_marks", "_origin", "_slow", "_width", "quiet_until", "recorded")
+    __slots__ = (
+        "_buckets",
+        "_index",
+        "_marks",
+        "_origin",
+        "_slow",
+        "_width",
+        "ends",
+        "failures",
+        "gone",
+        "quiet_until",
+        "recorded",
+    )
 
     def __init__(self, origin: float, width: float, buckets: int) -> None:
         self._origin = origin
         self._width = width
+        self._buckets = buckets
         self._index = 0
-        self.quiet_until = self._ends = origin + width
-        self.recorded = self._failures = self._slow = 0
-        self._marks: deque[Counts] = deque([_NOTHING], maxlen=buckets)
+        self.quiet_until = self.ends = origin + width
+        self.recorded = self.failures = self.gone = self._slow = 0
+        self._marks: list[Counts] = [_NOTHING]  # at most one per bucket; a deque would take 600 bytes to begin with
 
-    def success(self, now: float) -> bool:
-        if now >= self._ends:  # an older `now` counts into the current bucket: nothing is lost
+    def record(self, now: float, failed: bool, slow: bool) -> bool:
+        if now >= self.ends:  # an older `now` counts into the current bucket: nothing is lost
             self._roll(now)
         self.recorded += 1
-        return self.quiet_until == _NEVER_QUIET
-
-    def record(self, now: float, failed: bool, slow: bool) -> None:
-        self.success(now)
-        self._failures += failed
-        self._slow += slow
+        if failed:
+            self.failures += 1
+        if slow:
+            self._slow += 1
         if failed or slow:
-            self.quiet_until = _NEVER_QUIET
+            self.quiet_until = NEVER_QUIET
+        return self.quiet_until == NEVER_QUIET
 
     def counts(self, now: float) -> Counts:
-        if now >= self._ends:
+        if now >= self.ends:
             self._roll(now)
         calls, failures, slow = self._marks[0]
-        return Counts(self.recorded - calls, self._failures - failures, self._slow - slow)
+        return self.recorded - calls, self.failures - failures, self._slow - slow
 
     def totals(self) -> tuple[int, int]:
-        return self.recorded, self._failures
+        return self.recorded, self.failures
 
     def _roll(self, now: float) -> None:
         index = math.floor((now - self._origin) / self._width)
-        mark = Counts(self.recorded, self._failures, self._slow)
-        self._marks.extend([mark] * min(index - self._index, self._marks.maxlen or 1))
+        mark = (self.recorded, self.failures, self._slow)
+        self._marks.extend([mark] * min(index - self._index, self._buckets))
+        del self._marks[: -self._buckets]
+        self.gone = self._marks[0][0]
         self._index = max(index, self._index)
-        self._ends = self._origin + (self._index + 1) * self._width
-        self.quiet_until = self._ends if self._marks[0][1:] == mark[1:] else _NEVER_QUIET
+        self.ends = self._origin + (self._index + 1) * self._width
+        self.quiet_until = self.ends if self._marks[0][1:] == mark[1:] else NEVER_QUIET
 
 
 _FAILED, _SLOW = 1, 2
@@ -163,37 +174,35 @@ _FAILED, _SLOW = 1, 2
 class _CountRing:
     """One byte per call that counts, with running totals."""
 
-    __slots__ = ("_calls", "_ever_failed", "_failures", "_next", "_ring", "_slow", "quiet_until", "recorded")
+    __slots__ = ("_calls", "_failed", "_next", "_ring", "_slow", "ends", "failures", "gone", "quiet_until", "recorded")
 
     def __init__(self, size: int) -> None:
-        self.quiet_until = _NEVER_QUIET  # every call pushes an older one out
+        self.quiet_until = self.ends = NEVER_QUIET  # every call pushes an older one out
         self._ring = bytearray(size)
         self._next = 0
-        self._calls = self._failures = self._slow = 0
-        self.recorded = self._ever_failed = 0
+        self._calls = self._failed = self._slow = 0
+        self.recorded = self.failures = self.gone = 0
 
-    def success(self, now: float) -> bool:
-        self.record(now, False, False)
-        return bool(self._failures or self._slow)
-
-    def record(self, now: float, failed: bool, slow: bool) -> None:
+    def record(self, now: float, failed: bool, slow: bool) -> bool:
         ring, here = self._ring, self._next
         if self._calls == len(ring):
+            self.gone += 1
             old = ring[here]
             if old:
-                self._failures -= old & _FAILED
+                self._failed -= old & _FAILED
                 self._slow -= old >> 1
         else:
             self._calls += 1
-        self._failures += failed
+        self._failed += failed
         self._slow += slow
         ring[here] = failed | slow << 1
         self._next = here + 1 if here + 1 < len(ring) else 0
         self.recorded += 1
-        self._ever_failed += failed
+        self.failures += failed
+        return bool(self._failed or self._slow)
 
     def counts(self, now: float) -> Counts:
-        return Counts(self._calls, self._failures, self._slow)
+        return self._calls, self._failed, self._slow
 
     def totals(self) -> tuple[int, int]:
-        return self.recorded, self._ever_failed
+        return self.recorded, self.failures

@@ -914,7 +914,7 @@ def test_reset_begins_anew_from_any_state(make: Make, clock: VirtualClock) -> No
 
 
 def test_what_listeners_hear(make: Make, clock: VirtualClock, caplog: pytest.LogCaptureFixture) -> None:
-    """Rule 15: each change with its reason and time, each rejection; levels as bad as the news."""
+    """Rule 15: the threshold, then the change with its reason and time, then rejections; levels as bad as the news."""
     heard: list[Any] = []
     breaker = make(consecutive_failures=1, half_open_successes=1, listeners=[heard.append])
     with caplog.at_level(logging.INFO, "resilient"):
@@ -928,8 +928,9 @@ def test_what_listeners_hear(make: Make, clock: VirtualClock, caplog: pytest.Log
         (State.OPEN, State.HALF_OPEN, 1005.0),
         (State.HALF_OPEN, State.CLOSED, 1005.0),
     ]
-    assert heard[1] == CircuitRejected("svc", 1000.0, 5.0)
-    assert heard[0].reason == "1 calls failed in a row"
+    assert heard[0] == CircuitThresholdReached("svc", 1000.0, "1 calls failed in a row")
+    assert heard[1].reason == "1 calls failed in a row"
+    assert heard[2] == CircuitRejected("svc", 1000.0, 5.0)
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO"]
 
 

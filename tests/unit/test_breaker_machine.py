@@ -38,7 +38,7 @@ class Model:
         self.calls: list[tuple[float, bool, bool]] = []
         self.streak = self.ok = self.bad = 0
         self.live: dict[int, float] = {}
-        self.cap, self.refused, self.grown = self.given["half_open_probes"], NEVER, NEVER
+        self.cap, self.refused = self.given["half_open_probes"], NEVER
 
     def open(self, now: float, seconds: float, attempt: int) -> None:
         tripped = (self.ok + self.bad, self.bad, 0) if self.state == "half_open" else None
@@ -101,7 +101,7 @@ class Model:
     def count(self, token: int, failed: bool, slow: bool, elapsed: float, now: float) -> None:
         if self.state == "half_open":
             del self.live[token]
-            self.probe_failed(now) if failed or slow else self.probe_succeeded(now)
+            self.probe_failed(now) if failed or slow else self.probe_succeeded(now, elapsed)
             return
         self.calls.append((now, failed, slow))
         self.streak = self.streak + 1 if failed else 0
@@ -123,11 +123,10 @@ class Model:
             or (row is not None and self.streak >= given["minimum_calls"] and rate is not None)
         )
 
-    def probe_succeeded(self, now: float) -> None:
+    def probe_succeeded(self, now: float, elapsed: float) -> None:
         self.ok += 1
-        if self.ok < self.given["half_open_successes"] or self.refused > self.grown:
+        if self.ok < self.given["half_open_successes"] or self.refused >= now - elapsed:
             self.cap += 1
-            self.grown = now
         if self.ok >= self.given["half_open_successes"] and (now - self.refused >= 1 or now - self.since >= 30):
             self.enter("closed", now)
 

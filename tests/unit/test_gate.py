@@ -60,10 +60,11 @@ def test_a_permit_dropped_in_a_cycle_comes_back_when_it_is_collected(breaker: Ci
     """A permit kept by an object that keeps itself is freed with it."""
 
     class Holder:
-        permit = breaker.acquire()
+        def __init__(self) -> None:
+            self.permit = breaker.acquire()
+            self.itself = self
 
-    gone = weakref.ref(Holder)
-    del Holder
+    gone = weakref.ref(Holder())
     gc.collect()
     assert gone() is None
     breaker.acquire().success()

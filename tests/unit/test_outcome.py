@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from resilient import CallTimeoutError, Outcome, is_transient
-from resilient.outcome import Classification, classifier, evidence
+from resilient.outcome import Classification, classifier
 
 
 def http_error(status: int) -> httpx.HTTPStatusError:
@@ -72,7 +72,7 @@ def test_a_predicate_that_raises_decides_nothing() -> None:
 def test_impatience_is_no_evidence(limit: float, elapsed: float, outcome: Outcome) -> None:
     """Rule 3: a caller's deadline counts against the dependency only when it had a tenth of its own limit."""
     error = CallTimeoutError("x", policy="p", limit=limit, elapsed=elapsed, by_deadline=True)
-    assert evidence(classifier(Classification()))(error) is outcome
+    assert classifier(Classification(), evidence=True)(error) is outcome
 
 
 @pytest.mark.parametrize(

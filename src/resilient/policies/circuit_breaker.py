@@ -4,50 +4,34 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
 from resilient import events
-from resilient.checks import number, positive_seconds, ratio, whole
-from resilient.clock import Clock, forget_on_fork
-from resilient.errors import CircuitOpenError, ConfigError
-from resilient.events import Event, Outbox, check_listener, publish
-from resilient.gate import Gate, Ticket
+from resilient.checks import number, positive_seconds
+from resilient.clock import Clock
+from resilient.errors import CircuitOpenError, ConfigError, FailureInfo, RejectedError
+from resilient.events import publish
+from resilient.gate_layers import Ticket, alone, lone
 from resilient.outcome import Classification, Match
 from resilient.policies.circuit_closed import Closed, MetricsOnly
 from resilient.policies.circuit_half_open import HalfOpen
-from resilient.policies.circuit_report import (
-    CircuitBreakerSnapshot,
-    CircuitRejected,
-    CircuitStateChanged,
-    CircuitThresholdReached,
-)
-from resilient.policies.circuit_states import (
-    CircuitState,
-    Disabled,
-    Durations,
-    ForcedOpen,
-    Open,
-    Rejection,
-    Settings,
-    State,
-    Trip,
-)
+from resilient.policies.circuit_listeners import Listeners
+from resilient.policies.circuit_machine import Machine
+from resilient.policies.circuit_report import CircuitBreakerSnapshot, CircuitRejected
+from resilient.policies.circuit_settings import OWNER, BreakerSettings, Settings, settings_of
+from resilient.policies.circuit_states import Disabled, Durations, ForcedOpen, Open, Rejection, State, because
+from resilient.policy import Args, AsyncCall, Call, Fn, Kwargs, is_async
 from resilient.window import CountWindow, TimeWindow
+
+if TYPE_CHECKING:
+    from resilient.policies.circuit_sharing import Sharing
+    from resilient.shared_state import SharedState
 
 logger = logging.getLogger("resilient")
 
-_JITTER = 0.1  # open times are 1 … 1.1 times as long: the processes of a fleet must not probe in step
 
-
-class _Transition(NamedTuple):
-    event: Event
-    new: CircuitState | None
-    error: BaseException | None
-
-
-class CircuitBreaker(Gate):
+class CircuitBreaker(Machine):
     """Stop calling what does not answer, and probe until it does.
 
     Closed, it counts. It opens when, of at least `minimum_calls` in the window, the `failure_rate` failed or the
@@ -80,13 +64,20 @@ class CircuitBreaker(Gate):
             425 and 429 count as successes: the dependency answered.
         ignore: which exceptions say nothing about the dependency; wins over `on`.
         on_result: a predicate: True for a returned value that is a failure.
+        causes: True to judge an error also by those it was raised from (`raise X from Y`): ignored if one of them is to
+            be ignored, a failure if one of them is one; default False.
+        open_for: a function of the result or the error of each call: seconds for which the circuit opens at once, at
+            most `max_open_duration`, or None. `resilient.retry_after` reads the Retry-After of a 429 or 503. Only for
+            a dependency that is one host, or whose hosts share the limit.
+        shared: state that the processes of a fleet share: a `RedisState`, or any pybreaker storage; default None.
         listeners: called with every event of this breaker, outside its lock: state changes in the order they happened,
-            rejections by the thread whose call is refused.
+            rejections by the thread whose call is refused. Of pybreaker's listener objects the `state_change` is heard.
         clock: default the machine's monotonic clock.
         rng: gives a float in [0, 1) for the jitter of open times; default `random.random`.
 
     Raises:
         ConfigError: at construction, when an argument is out of range.
+        TypeError: at construction, for a listener that is async or can not be called.
         CircuitOpenError: from a guarded call while the circuit is open.
 
     Source: half-open that opens gradually and drops late results is our own; the defaults are Hystrix's.
@@ -104,6 +95,7 @@ class CircuitBreaker(Gate):
     """
 
     kind = "circuit_breaker"
+    rejects_with = CircuitOpenError
 
     def __init__(
         self,
@@ -124,54 +116,39 @@ class CircuitBreaker(Gate):
         on: Match = Exception,
         ignore: Match = (),
         on_result: Callable[[Any], bool] | None = None,
-        listeners: Sequence[Callable[[Any], object]] = (),
+        causes: bool = False,
+        open_for: Callable[[Any], float | None] | None = None,
+        shared: SharedState | object | None = None,
+        listeners: Sequence[Any] = (),
         clock: Clock | None = None,
         rng: Callable[[], float] | None = None,
     ) -> None:
-        owner = "CircuitBreaker"
-        if not isinstance(window, (TimeWindow, CountWindow)):
-            raise ConfigError(f"{owner}: window must be a TimeWindow or a CountWindow, not {window!r}", path="window")
-        for listener in listeners:
-            check_listener(listener)
-        self.settings = Settings(
-            window=window,
-            minimum_calls=whole(owner, "minimum_calls", minimum_calls),
-            failure_rate=None if failure_rate is None else ratio(owner, "failure_rate", failure_rate),
-            consecutive_failures=None
-            if consecutive_failures is None
-            else whole(owner, "consecutive_failures", consecutive_failures),
-            slow_call_duration=float("inf")
-            if slow_call_duration is None
-            else positive_seconds(owner, "slow_call_duration", slow_call_duration),
-            slow_call_rate=ratio(owner, "slow_call_rate", slow_call_rate),
-            half_open_probes=whole(owner, "half_open_probes", half_open_probes),
-            half_open_successes=whole(owner, "half_open_successes", half_open_successes),
-            half_open_failures=whole(owner, "half_open_failures", half_open_failures),
-            half_open_timeout=positive_seconds(owner, "half_open_timeout", half_open_timeout),
+        settings = settings_of(
+            window,
+            minimum_calls,
+            failure_rate,
+            consecutive_failures,
+            slow_call_duration,
+            slow_call_rate,
+            open_duration,
+            max_open_duration,
+            half_open_probes,
+            half_open_successes,
+            half_open_failures,
+            half_open_timeout,
         )
-        _check_can_open(self.settings)
-        self._max_open = positive_seconds(owner, "max_open_duration", max_open_duration)
-        if callable(open_duration):
-            number(owner, "open_duration", open_duration(1))
-            self._open_duration: float | Callable[[int], float] = open_duration
-        else:
-            self._open_duration = positive_seconds(owner, "open_duration", open_duration)
-        if rng is not None and not callable(rng):
-            raise ConfigError(f"{owner}: rng must be a function that gives a float in [0, 1), not {rng!r}", path="rng")
-        self._rng = rng or random.random
-        self._stretch = 1.0
-        super().__init__(name, given=Classification(on, ignore, on_result), clock=clock)
-        self.lock = threading.RLock()
-        self.ignored = self.late = 0
-        self._ended = self._failed = 0  # of the states that are over
+        self._open_for = _function("open_for", open_for, "of the result or the error that gives seconds or None")
         self._rejected = 0
-        self._listeners = tuple(listeners)
-        self._outbox: Outbox[_Transition] = Outbox(self._tell)
-        self.now = self._clock.monotonic
-        self.state_object: CircuitState = Closed(self, self.now(), self._open_time(1))
-        self.standing = self.state_object
-        self._draw()
-        forget_on_fork(self)
+        super().__init__(
+            name,
+            settings,
+            Classification(on, ignore, on_result, causes),
+            Listeners.of(listeners),
+            clock,
+            _function("rng", rng, "that gives a float in [0, 1)") or random.random,
+        )
+        if shared is not None:  # the last step: from now on another thread looks at this breaker
+            self._sharing = _share(self, shared)
 
     # --- the face ---------------------------------------------------------------------------------------------------
 
@@ -184,6 +161,7 @@ class CircuitBreaker(Gate):
         """Counts and rates of one moment: consistent, cheap, plain data."""
         with self.lock:
             now = self.now()
+            self.count_waiting_locked()
             state = self.state_object
             calls, failures, slow = state.counts(now)
             enough = calls >= self.settings.minimum_calls
@@ -191,6 +169,8 @@ class CircuitBreaker(Gate):
             return CircuitBreakerSnapshot(
                 name=self.name,
                 state=state.kind,
+                since=state.since,
+                at=now,
                 calls=calls,
                 failures=failures,
                 slow=slow,
@@ -198,19 +178,55 @@ class CircuitBreaker(Gate):
                 slow_call_rate=slow / calls if enough else None,
                 rejected=self._rejected,
                 retry_after=state.retry_after(now),
+                last_failure=state.last_failure(),
                 successes=self._ended + ended - self._failed - failed,
                 failed=self._failed + failed,
                 ignored=self.ignored,
                 late=self.late,
             )
 
+    def configure(self, **changes: Unpack[BreakerSettings]) -> None:
+        """Change settings while it runs: the numbers of the constructor, by the same names.
+
+        Counts, state and permits stay, and an open circuit keeps its end. Only a `window` of another length begins
+        anew, empty. What is judged from then on, is judged by the new settings.
+
+        Args:
+            changes: `failure_rate=`, `open_duration=` … as at construction; what is not named stays.
+
+        Raises:
+            ConfigError: for a name that is no setting or a value out of range; then nothing has changed.
+
+        Example:
+            >>> from resilient import CircuitBreaker
+            >>> breaker = CircuitBreaker("rates")
+            >>> breaker.configure(failure_rate=0.3, open_duration=10.0)
+        """
+        self._replace_settings(lambda old: old.changed(dict(changes)))
+
+    def take_settings(self, other: Self) -> None:
+        """Go on with the settings of another breaker, as `configure` does."""
+        self._replace_settings(lambda _old: other.settings)
+
+    def _replace_settings(self, change: Callable[[Settings], Settings]) -> None:
+        while True:
+            old = self.settings
+            new = change(old)
+            attempt = self.state_object.attempt
+            durations = Durations(new.open_time(1, self.name), new.open_time(attempt + 1, self.name))
+            with self.lock:
+                if self.settings is old:  # else somebody else changed them at the same time: theirs must not be lost
+                    self.settings = new
+                    self.state_object.adjust_locked(old, new, durations, self.now())
+                    return
+
     def force_open(self) -> None:
         """Reject everything until `reset()`."""
-        self._by_hand(lambda _now: ForcedOpen(self))
+        self._by_hand(lambda now: ForcedOpen(self, now))
 
     def disable(self) -> None:
         """Admit everything, count nothing, until `reset()`."""
-        self._by_hand(lambda _now: Disabled(self))
+        self._by_hand(lambda now: Disabled(self, now))
 
     def metrics_only(self) -> None:
         """Admit everything, count, tell once when it would have opened, until `reset()`."""
@@ -220,6 +236,13 @@ class CircuitBreaker(Gate):
         """Closed, with empty counts, from any state."""
         first = self._open_time(1)
         self._by_hand(lambda now: Closed(self, now, first))
+
+    def close(self) -> None:
+        """Close an open or half-open circuit, with empty counts: somebody knows that the dependency is well.
+
+        Closed, it does nothing. In a state set by hand it does nothing but log a warning: `reset()` leaves that.
+        """
+        self._warn_if_by_hand("close", self._close("closed by hand", local=True))
 
     def open(self, seconds: float | None = None) -> None:
         """Open now, by hand or because the dependency says so; then half-open as usual.
@@ -233,37 +256,15 @@ class CircuitBreaker(Gate):
             ConfigError: when `seconds` is not a positive number.
         """
         exact = None if seconds is None else positive_seconds("CircuitBreaker.open", "seconds", seconds)
-        drawn = self.jittered(self._open_time(1))
-        with self.lock:
-            now, state = self.now(), self.state_object
-            until = now + (drawn if exact is None else exact)
-            if isinstance(state, (ForcedOpen, Disabled, MetricsOnly)):
-                refused: State | None = state.kind
-            else:
-                refused = None
-                if not (isinstance(state, Open) and state.until >= until):
-                    attempt = max(state.attempt, 0 if exact is not None else 1)
-                    trip = Trip("opened by hand", now, None, None, state.counts(now))
-                    opened = Open(self, until=until, attempt=attempt, trip=trip, slowest=state.slowest)
-                    self.become_locked(state, opened, trip.reason, None)
-        self.deliver()
-        if refused is not None:
-            logger.warning("circuit %r is %s: open() does nothing, reset() leaves it", self.name, refused.value)
+        self._warn_if_by_hand("open", self._open(exact, "opened by hand", None, local=True))
 
     def describe(self) -> str:
         """One sentence: when it opens, for how long."""
-        settings = self.settings
-        ways = []
-        if settings.failure_rate is not None:
-            ways.append(f"{settings.failure_rate:.0%} of at least {settings.minimum_calls} calls in {settings.window}")
-        if settings.consecutive_failures is not None:
-            ways.append(f"{settings.consecutive_failures} failures in a row")
-        if settings.slow_call_duration != float("inf"):
-            ways.append(f"{settings.slow_call_rate:.0%} of calls slower than {settings.slow_call_duration:g} s")
-        return f"CircuitBreaker {self.name!r}: opens at " + ", or ".join(ways)
+        return f"CircuitBreaker {self.name!r}: opens at {self.settings.describe()}"
 
     def __repr__(self) -> str:
         with self.lock:  # counting rolls the window
+            self.count_waiting_locked()
             now, state = self.now(), self.state_object
             calls, failures, _ = state.counts(now)
         text = f"<CircuitBreaker {self.name!r} {state.kind.name}"
@@ -276,6 +277,8 @@ class CircuitBreaker(Gate):
 
     def admit(self, limit: float) -> Ticket:
         """A ticket for a call that is granted `limit` seconds, or CircuitOpenError."""
+        if self._sharing is not None:
+            self._share_here(self._sharing)
         while True:
             state = self.state_object
             now = self.now()
@@ -286,130 +289,144 @@ class CircuitBreaker(Gate):
             if answer is not None:
                 return answer
             if isinstance(state, Open):
-                self._half_open(state)
+                self._half_open(state, now)
 
-    def _half_open(self, opened: Open) -> None:
+    def turn_away(self) -> bool:
+        """Refuse a call without raising, if it is sure to be refused and nobody listens to refusals."""
+        if self.now() >= self.state_object.turns_away_until or self._hearers or events.HEARERS.all:
+            return False
+        lock = self.lock
+        try:  # half the cost of `with`
+            lock.acquire()
+            self._rejected += 1
+        finally:
+            lock.release()
+        return True
+
+    def rejection(self) -> RejectedError:
+        """What a call that was turned away would have raised."""
+        state, now = self.state_object, self.now()
+        answer = state.admit(now, 0.0) if isinstance(state, Open) else None
+        if answer is None:  # its time ended, or another state came, a moment ago
+            answer = Rejection(0.0, state.last_failure(), "a moment ago")
+        return self._error(answer)
+
+    def _half_open(self, opened: Open, now: float) -> None:
         """Let probes in; of those who ask at once the first does it."""
+        if self._sharing is not None and (wait := self._sharing.may_probe(now)) > 0:
+            self._reject(Rejection(wait, opened.info, because("another process may be probing", opened.info)), now)
         durations = Durations(self._open_time(1), self._open_time(opened.attempt + 1))
         with self.lock:
             half_open = HalfOpen(opened, self, self.now(), durations)
             self.become_locked(opened, half_open, "its open time is over", None)
         self.deliver()
 
+    def _share_here(self, sharing: Sharing) -> None:
+        """A forked child has no thread that shares: its first call starts one."""
+        sharing.start()
+        with self.lock:
+            state = self.state_object
+            self.standing = state if state.admits_all else None
+
     def _reject(self, why: Rejection, now: float) -> NoReturn:
         with self.lock:
             self._rejected += 1
-        if self._listeners or events.anyone_listens():
-            publish(CircuitRejected(self.name, now, why.retry_after), self._listeners)
+        if self._hearers or events.HEARERS.all:
+            publish(CircuitRejected(self.name, now, why.retry_after), self._hearers)
+        error = self._error(why)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s", error)
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
+
+    def _error(self, why: Rejection) -> CircuitOpenError:
         left, info, reason = why
         text = f"circuit {self._name!r} is open: {reason}"
         if left is not None:
             text += f"; next try in {left:.3g} s"
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("%s", text)
-        raise CircuitOpenError(text, policy=self._name, retry_after=left, last_failure=info)
+        return CircuitOpenError(text, policy=self._name, retry_after=left, last_failure=info)
 
-    # --- what the states ask for, under the lock ------------------------------------------------------------------
+    # --- an answer that says when to come back -------------------------------------------------------------------
 
-    def become_locked(self, old: CircuitState, new: CircuitState, reason: str, error: BaseException | None) -> None:
-        """Replace `old` by `new` and queue the event, if any; nothing when `old` is no longer the state."""
-        if self.state_object is not old:
+    def layer(self, inner: Call, limit: float, given: Classification) -> Call:
+        """Return `inner` behind this breaker; no lock is held while it runs."""
+        gated = super().layer(inner, limit, given)
+        if self._open_for is None:
+            return gated
+        heed = self.heed
+
+        def heeding(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+            try:
+                result = gated(fn, args, kwargs)
+            except Exception as error:
+                heed(error)
+                raise
+            heed(result)
+            return result
+
+        return self.marked(heeding)
+
+    def alayer(self, inner: AsyncCall, limit: float, given: Classification) -> AsyncCall:
+        """Return `inner` behind this breaker, for async functions."""
+        gated = super().alayer(inner, limit, given)
+        if self._open_for is None:
+            return gated
+        heed = self.heed
+
+        async def heeding(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+            try:
+                result = await gated(fn, args, kwargs)
+            except Exception as error:
+                heed(error)
+                raise
+            heed(result)
+            return result
+
+        return self.marked(heeding)
+
+    def alone(self, fn: Fn) -> Fn | None:
+        """`fn` behind this breaker and nothing else."""
+        if self._open_for is not None:
+            return None
+        return alone(self, fn, self._verdicts) if is_async(fn) else lone(self, fn, self._verdicts)
+
+    def heed(self, told: object) -> None:
+        """Open, if the result or error of a call that was settled says for how long."""
+        if self._open_for is None or isinstance(told, RejectedError):
             return
-        ended, failed = old.totals()
-        self._ended += ended
-        self._failed += failed
-        self.state_object = new
-        self.standing = new if new.admits_all else None
-        if new.kind is old.kind:  # `reset()` while closed, a later end while open: nothing to tell
+        try:
+            given = self._open_for(told)
+            seconds = 0.0 if given is None else number(OWNER, "open_for", given)
+        except Exception:
+            logger.exception("circuit %r: open_for raised or gave no seconds; nothing opens", self.name)
             return
-        event = CircuitStateChanged(self.name, self.now(), old.kind, new.kind, reason)
-        self._outbox.put(_Transition(event, new, error))
+        if seconds > 0:
+            seconds = min(seconds, self.settings.max_open_duration)
+            now = self.now()
+            info = FailureInfo.of(told, now) if isinstance(told, Exception) else FailureInfo("result", "", now)
+            self._open(seconds, f"told to wait {seconds:.3g} s", info, local=True)
 
-    def threshold_locked(self, reason: str) -> None:
-        """Queue the event that a metrics-only circuit would have opened."""
-        self._outbox.put(_Transition(CircuitThresholdReached(self.name, self.now(), reason), None, None))
+    # --- what the shared state of a fleet asks for -----------------------------------------------------------------
 
-    def jittered(self, seconds: float) -> float:
-        """`seconds`, up to 10 % longer by chance; drawn ahead, for this is asked for under the lock."""
-        return seconds * self._stretch
+    def open_from_elsewhere(self, seconds: float, reason: str) -> None:
+        """Another process opened it for `seconds` more; what is open longer stays so."""
+        if seconds > 0:
+            self._open(seconds, reason, None, local=False)
 
-    def _draw(self) -> None:
-        """Draw how much longer the next opening will be. Calls the user's function: never under the lock."""
-        try:
-            self._stretch = 1 + _JITTER * number("CircuitBreaker", "rng", self._rng())
-        except Exception:  # chance that fails must not reach the callers of a service that is down
-            logger.exception("circuit %r: rng gave no number, its open times are not spread", self.name)
-            self._stretch = 1.0
-
-    def deliver(self) -> None:
-        """Deliver what was queued; after the lock."""
-        self._outbox.drain()
-
-    # --- the rest ---------------------------------------------------------------------------------------------------
-
-    def after_fork_in_child(self) -> None:
-        """A new lock: the parent's may have been held by a thread that this process does not have."""
-        self.lock = threading.RLock()
-        self.state_object.after_fork_in_child(self.lock)
-        self._outbox.after_fork_in_child()
-        self._draw()  # prefork workers must not probe in step
-
-    def _by_hand(self, make: Callable[[float], CircuitState]) -> None:
-        with self.lock:
-            self.become_locked(self.state_object, make(self.now()), "set by hand", None)
-        self.deliver()
-
-    def _open_time(self, attempt: int) -> float:
-        """Seconds of the open period `attempt`. Calls the user's function: never under the lock."""
-        if not callable(self._open_duration):
-            return min(self._max_open, self._open_duration * 2.0 ** min(attempt - 1, 60))
-        try:
-            seconds = number("CircuitBreaker", "open_duration", self._open_duration(attempt))
-        except Exception:  # the callers of a service that is down must not get this instead, nor the circuit stay open
-            logger.exception("circuit %r: open_duration(%d) gave no time, max_open_duration holds", self.name, attempt)
-            return self._max_open
-        return min(self._max_open, max(0.0, seconds))
-
-    def _tell(self, item: _Transition) -> None:
-        event, new, error = item
-        if isinstance(new, Open):
-            new.describe_failure()
-            self._draw()
-        if isinstance(event, CircuitStateChanged):
-            level = logging.WARNING if event.new in {State.OPEN, State.FORCED_OPEN} else logging.INFO
-            logger.log(
-                level,
-                "circuit %r: %s → %s: %s",
-                event.name,
-                event.old.value,
-                event.new.value,
-                event.reason,
-                exc_info=error,
-            )
-        elif isinstance(event, CircuitThresholdReached):
-            logger.warning("circuit %r would open: %s (it is metrics-only)", event.name, event.reason)
-        publish(event, self._listeners)
+    def close_from_elsewhere(self) -> None:
+        """Another process closed it."""
+        self._close("closed by another process", local=False)
 
 
-def _check_can_open(settings: Settings) -> None:
-    if settings.slow_call_rate != 1.0 and settings.slow_call_duration == float("inf"):
-        raise ConfigError(
-            "CircuitBreaker: slow_call_rate says nothing without slow_call_duration, from which a call is slow",
-            path="slow_call_rate",
-        )
-    if (
-        settings.failure_rate is None
-        and settings.consecutive_failures is None
-        and settings.slow_call_duration == float("inf")
-    ):
-        raise ConfigError(
-            "CircuitBreaker: it would never open: failure_rate, consecutive_failures and slow_call_duration are None",
-            path="failure_rate",
-        )
-    window = settings.window
-    if isinstance(window, CountWindow) and settings.minimum_calls > window.calls:
-        raise ConfigError(
-            f"CircuitBreaker: minimum_calls ({settings.minimum_calls}) is more than the window holds"
-            f" ({window.calls} calls): its rates would never be judged",
-            path="minimum_calls",
-        )
+def _function(path: str, given: Any, what: str) -> Any:
+    if given is not None and not callable(given):
+        raise ConfigError(f"{OWNER}: {path} must be a function {what}, not {given!r}", path=path)
+    return given
+
+
+def _share(breaker: CircuitBreaker, shared: object) -> Sharing | None:
+    from resilient.policies.circuit_sharing import share
+
+    return share(breaker, shared)

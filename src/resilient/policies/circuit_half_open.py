@@ -7,10 +7,13 @@ more. A dependency that comes back cold gets the load it can take instead of all
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from resilient.errors import FailureInfo
 from resilient.outcome import IGNORED, SUCCESS, Outcome
 from resilient.policies.circuit_closed import Closed
+from resilient.policies.circuit_settings import Settings
 from resilient.policies.circuit_states import (
     ROUNDING,
     Circuit,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 _QUIET = 1.0  # seconds without a refused caller after which half-open may close
 _LONGEST_HALF_OPEN = 30.0  # seconds after which it closes although callers are refused
+_GONE = (float("inf"), 0.0)
 _GRACE = 1.0  # seconds a probe that is limited to n seconds may take beyond n
 
 
@@ -40,49 +44,48 @@ class HalfOpen(CircuitState):
         "_cap",
         "_durations",
         "_ended",
-        "_entered",
-        "_grown",
         "_live",
         "_ok",
         "_opened",
         "_refused",
-        "_settings",
         "dropped",
     )
     kind = State.HALF_OPEN
 
     def __init__(self, opened: Open, circuit: Circuit, now: float, durations: Durations) -> None:
-        super().__init__(circuit, attempt=opened.attempt, slowest=opened.slowest)
-        self._settings = circuit.settings
+        super().__init__(circuit, now, attempt=opened.attempt, slowest=opened.slowest)
         self._opened = opened
         self._durations = durations
         self._cap = circuit.settings.half_open_probes
         self._ok = self._bad = 0
         self._ended = [0, 0]  # results, failures among them: a hung probe is bad without a result
-        self._live: dict[object, float] = {}  # by token: a dict of probes would keep dropped ones alive
-        self._entered = now
-        self._refused = self._grown = float("-inf")
+        # (end of its lease, when it was admitted) by token: a dict of probes would keep dropped ones alive
+        self._live: dict[object, tuple[float, float]] = {}
+        self._refused = float("-inf")  # when a caller was refused last
         self.dropped: deque[object] = deque()
 
     def admit(self, now: float, limit: float) -> Probe | Rejection | None:
         circuit = self._circuit
         with circuit.lock:
             now = max(now, circuit.now())
-            while self.dropped:
-                self._live.pop(self.dropped.popleft(), None)
-            for token in [token for token, lease in self._live.items() if lease <= now]:
-                del self._live[token]
-                self._failed_locked(now, None, "a probe did not end in time")
+            # A signal handler or a `__del__` that calls through this breaker may come between any two of these steps.
+            with suppress(IndexError):
+                while self.dropped:
+                    self._live.pop(self.dropped.popleft(), None)
+            for token in list(self._live):
+                lease, _ = self._live.get(token, _GONE)
+                if lease <= now and self._live.pop(token, None) is not None:
+                    self._failed_locked(now, None, "a probe did not end in time")
             if circuit.state_object is not self:
                 return None
             if len(self._live) >= self._cap:
                 self._refused = now
-                soonest = min(self._live.values(), default=now) - now
+                soonest = min((lease for lease, _ in list(self._live.values())), default=now) - now
                 info = self._opened.info
                 reason = because("half-open, its probes are under way", info)
                 return Rejection(min(max(soonest, 0.0), 1.0), info, reason)
             token = object()
-            self._live[token] = now + self._lease(limit)
+            self._live[token] = (now + self._lease(limit), now)
             return Probe(self, token)
 
     def settle_probe(
@@ -97,16 +100,17 @@ class HalfOpen(CircuitState):
         """Settle one probe; called once for each."""
         circuit = self._circuit
         with circuit.lock:
-            if circuit.state_object is not self or self._live.pop(token, None) is None:
+            live = self._live.pop(token, None)  # before the state is looked at: see `admit`
+            if live is None or circuit.state_object is not self:
                 circuit.late += sent  # the period is over, or this probe was given up
             elif outcome is IGNORED:
                 circuit.ignored += sent
             elif outcome is SUCCESS:
                 self._ended[0] += 1
-                if elapsed >= self._settings.slow_call_duration:
+                if elapsed >= circuit.settings.slow_after:
                     self._failed_locked(now, None, f"a probe took {elapsed:.3g} s")
                 else:
-                    self._succeeded_locked(now)
+                    self._succeeded_locked(now, admitted=live[1])
             else:
                 self._ended[0] += 1
                 self._ended[1] += 1
@@ -114,10 +118,16 @@ class HalfOpen(CircuitState):
         circuit.deliver()
 
     def counts(self, now: float) -> Counts:
-        return Counts(self._ok + self._bad, self._bad, 0)
+        return self._ok + self._bad, self._bad, 0
 
     def totals(self) -> tuple[int, int]:
         return self._ended[0], self._ended[1]
+
+    def last_failure(self) -> FailureInfo | None:
+        return self._opened.last_failure()
+
+    def adjust_locked(self, old: Settings, new: Settings, durations: Durations, now: float) -> None:
+        self._durations = durations
 
     def after_fork_in_child(self, lock: threading.RLock) -> None:
         self._live.clear()  # else a probe of the parent's would take the place here until its lease ends
@@ -125,21 +135,21 @@ class HalfOpen(CircuitState):
     def _lease(self, limit: float) -> float:
         if limit != float("inf"):
             return limit + _GRACE
-        return max(self._settings.half_open_timeout, 2 * self.slowest)
+        return max(self._circuit.settings.half_open_timeout, 2 * self.slowest)
 
-    def _succeeded_locked(self, now: float) -> None:
-        circuit, enough = self._circuit, self._settings.half_open_successes
+    def _succeeded_locked(self, now: float, admitted: float) -> None:
+        circuit = self._circuit
+        enough = circuit.settings.half_open_successes
         self._ok += 1
-        if self._ok < enough or self._refused > self._grown:  # only while the cap binds
+        if self._ok < enough or self._refused >= admitted:  # only while the cap binds: it doubles per round trip
             self._cap += 1
-            self._grown = now
-        if self._ok >= enough and (now - self._refused >= _QUIET or now - self._entered >= _LONGEST_HALF_OPEN):
+        if self._ok >= enough and (now - self._refused >= _QUIET or now - self.since >= _LONGEST_HALF_OPEN):
             closed = Closed(circuit, now, self._durations.first)
             circuit.become_locked(self, closed, f"{self._ok} probes succeeded", None)
 
     def _failed_locked(self, now: float, error: BaseException | None, what: str) -> None:
         self._bad += 1
-        settings = self._settings
+        settings = self._circuit.settings
         tried = self._ok + self._bad
         reached = settings.failure_rate is None or self._bad + ROUNDING >= settings.failure_rate * tried
         if self._bad < settings.half_open_failures:
@@ -149,7 +159,7 @@ class HalfOpen(CircuitState):
         circuit, opened = self._circuit, self._opened
         recovered = self._ok >= settings.half_open_successes
         reason = f"{what}, {self._bad} of {tried} probes failed"
-        trip = Trip(reason, now, error, opened.info, Counts(tried, self._bad, 0))
+        trip = Trip(reason, now, error, opened.info, (tried, self._bad, 0))
         again = Open(
             circuit,
             until=now + circuit.jittered(self._durations.first if recovered else self._durations.again),

@@ -8,13 +8,15 @@ call runs, and nothing here calls user code: durations are computed before the l
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from types import NoneType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from resilient.errors import FailureInfo
-from resilient.gate import Ticket
+from resilient.gate_layers import Ticket
 from resilient.outcome import Outcome
-from resilient.window import Counts, CountWindow, TimeWindow
+from resilient.policies.circuit_settings import Settings
+from resilient.window import Counts
 
 if TYPE_CHECKING:
     import threading
@@ -38,20 +40,20 @@ class State(enum.Enum):
     METRICS_ONLY = "metrics_only"
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a breaker was told; one frozen object, read by its states."""
-
-    window: TimeWindow | CountWindow
-    minimum_calls: int
-    failure_rate: float | None
-    consecutive_failures: int | None
-    slow_call_duration: float  # inf: no call is slow
-    slow_call_rate: float
-    half_open_probes: int
-    half_open_successes: int
-    half_open_failures: int
-    half_open_timeout: float
+TRANSITIONS: Mapping[tuple[State, State], str] = {
+    (State.CLOSED, State.OPEN): "too many calls failed or were slow, or open()",
+    (State.OPEN, State.HALF_OPEN): "its time is over, and a caller asks",
+    (State.HALF_OPEN, State.CLOSED): "enough probes succeeded, or close() or reset()",
+    (State.HALF_OPEN, State.OPEN): "probes failed, or open()",
+    (State.OPEN, State.CLOSED): "close() or reset()",
+    **{(state, State.FORCED_OPEN): "force_open()" for state in State if state is not State.FORCED_OPEN},
+    **{(state, State.DISABLED): "disable()" for state in State if state is not State.DISABLED},
+    **{(state, State.METRICS_ONLY): "metrics_only()" for state in State if state is not State.METRICS_ONLY},
+    (State.FORCED_OPEN, State.CLOSED): "reset()",
+    (State.DISABLED, State.CLOSED): "reset()",
+    (State.METRICS_ONLY, State.CLOSED): "reset()",
+}
+"""Every way from one state to another, and when it is taken; the picture in the documents is drawn from it."""
 
 
 class Durations(NamedTuple):
@@ -83,10 +85,15 @@ class Circuit(Protocol):
     """What the states need of their breaker. Everything but `now` and `deliver` is used under `lock`."""
 
     lock: threading.RLock  # reentrant: a signal handler or a `__del__` may call through the breaker that it interrupts
-    settings: Settings
+    settings: Settings  # replaced at run time
     state_object: CircuitState
     ignored: int
     late: int
+    waiting: list[tuple[CircuitState, float, float]]  # successes (of whom, elapsed, when) that found the lock taken
+
+    def count_waiting_locked(self) -> None:
+        """Count them."""
+        ...
 
     def now(self) -> float:
         """The breaker's clock."""
@@ -96,12 +103,18 @@ class Circuit(Protocol):
         """`seconds`, a little longer by chance: anew for each opening."""
         ...
 
-    def become_locked(self, old: CircuitState, new: CircuitState, reason: str, error: BaseException | None) -> None:
+    def become_locked(
+        self, old: CircuitState, new: CircuitState, reason: str, error: BaseException | None, local: bool = True
+    ) -> None:
         """Replace `old` by `new` and queue the event; nothing when `old` is no longer the state."""
         ...
 
-    def threshold_locked(self, reason: str) -> None:
-        """Queue the event that a metrics-only circuit would have opened."""
+    def fold_locked(self, old: CircuitState) -> None:
+        """Add what `old` has counted to the totals; it counts anew, or never again."""
+        ...
+
+    def threshold_locked(self, state: CircuitState, reason: str) -> None:
+        """Queue the event that a threshold was reached."""
         ...
 
     def deliver(self) -> None:
@@ -112,12 +125,15 @@ class Circuit(Protocol):
 class CircuitState:
     """One period of a circuit."""
 
-    __slots__ = ("_circuit", "attempt", "slowest")
+    __slots__ = ("_circuit", "attempt", "since", "slowest")
     kind: ClassVar[State]
     admits_all: ClassVar[bool] = False
+    by_hand: ClassVar[bool] = False  # left by `reset()`, or for another such state, only
+    turns_away_until: float = float("-inf")  # before this moment a call is sure to be refused, and nobody logs it
 
-    def __init__(self, circuit: Circuit, *, attempt: int = 0, slowest: float = 0.0) -> None:
+    def __init__(self, circuit: Circuit, since: float, *, attempt: int = 0, slowest: float = 0.0) -> None:
         self._circuit = circuit
+        self.since = since
         self.attempt = attempt  # openings since it was closed last
         self.slowest = slowest  # seconds of the slowest success while it was closed last
 
@@ -127,18 +143,28 @@ class CircuitState:
 
     def counts(self, now: float) -> Counts:
         """What this period has counted."""
-        return Counts(0, 0, 0)
+        return 0, 0, 0
 
     def totals(self) -> tuple[int, int]:
         """(calls that ended, failures among them) of this period."""
         return 0, 0
 
+    def last_failure(self) -> FailureInfo | None:
+        """What failed last, as far as this period knows."""
+        return None
+
     def retry_after(self, now: float) -> float | None:
         """Seconds until a call may be admitted; None when calls are, or when nobody knows."""
         return None
 
+    def adjust_locked(self, old: Settings, new: Settings, durations: Durations, now: float) -> None:
+        """Go on with `new` settings, under which the next openings last `durations`."""
+
     def success(self, elapsed: float, now: float) -> None:
         """A call went well."""
+
+    def success_locked(self, elapsed: float, now: float) -> None:
+        """The same, under the lock."""
 
     def settle(self, outcome: Outcome, elapsed: float, now: float, error: BaseException | None) -> None:
         """A call ended."""
@@ -153,12 +179,13 @@ class CircuitState:
 class Open(CircuitState):
     """Calls are rejected until a time; then the caller who asks opens the way for probes."""
 
-    __slots__ = ("_reason", "_trip", "info", "until")
+    __slots__ = ("_reason", "_trip", "info", "turns_away_until", "until")
     kind = State.OPEN
 
     def __init__(self, circuit: Circuit, *, until: float, attempt: int, trip: Trip, slowest: float) -> None:
-        super().__init__(circuit, attempt=attempt, slowest=slowest)
+        super().__init__(circuit, trip.at, attempt=attempt, slowest=slowest)
         self.until = until
+        self.turns_away_until = float("-inf")  # until it was told to whom it concerns
         self.info = trip.info
         self._reason = because(trip.reason, trip.info)
         self._trip = trip
@@ -185,6 +212,9 @@ class Open(CircuitState):
     def counts(self, now: float) -> Counts:
         return self._trip.counts
 
+    def last_failure(self) -> FailureInfo | None:
+        return self.info if self._trip.error is None else brief(type(self._trip.error), self._trip.at)
+
     def retry_after(self, now: float) -> float | None:
         return max(0.0, self.until - now)
 
@@ -194,6 +224,7 @@ class ForcedOpen(CircuitState):
 
     __slots__ = ()
     kind = State.FORCED_OPEN
+    by_hand = True
 
     def admit(self, now: float, limit: float) -> Rejection:
         return Rejection(None, None, "it was forced open")
@@ -205,6 +236,7 @@ class Disabled(CircuitState):
     __slots__ = ()
     kind = State.DISABLED
     admits_all = True
+    by_hand = True
 
     def admit(self, now: float, limit: float) -> CircuitState:
         return self
@@ -213,3 +245,8 @@ class Disabled(CircuitState):
 def because(reason: str, info: FailureInfo | None) -> str:
     """`reason` with the last failure, if that was an error."""
     return reason if info is None or info.kind == "result" else f"{reason}; last failure {info.kind}: {info.message}"
+
+
+def brief(kind: type, at: float) -> FailureInfo:
+    """What is known of a failure while nobody has asked for its text: `str()` of an error is the user's code."""
+    return FailureInfo("result" if kind is NoneType else kind.__name__, "", at)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar, overload
 
 from resilient.errors import ConfigError, RejectedError
+from resilient.gate import Gate, gate_of
 from resilient.outcome import FAILURE, IGNORED, Classification, Match, classifier, result_check
 from resilient.policies.fallback_steps import NO_ANSWER, FactoryStep, FunctionStep, NestedStep, Step, ValueStep
 from resilient.policy import Args, AsyncCall, Call, F_co, Fn, Kwargs, Policy, describe_function, is_async
@@ -149,8 +150,18 @@ class Fallback(Policy[F_co]):
         used = self._given.or_else(given)
         recovers, bad = recovering(used), result_check(used)
         learners = [step.learn for step in steps if step.learns]
+        gate = None if used.ignore else gate_of(inner)
+        plain, told = steps[0].plain, self._told
+        kind = RejectedError if gate is None else gate.rejects_with
 
         def with_fallback(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+            if gate is not None and gate.standing is None and gate.turn_away():  # no error where nobody looks at it
+                if plain is None or kind not in told:
+                    return self._instead(steps, fn, args, kwargs, gate, None)
+                try:
+                    return plain(*args, **kwargs)
+                except Exception as failure:
+                    return self._instead(steps[1:], fn, args, kwargs, gate, self._note(steps[0], failure))
             try:
                 result = inner(fn, args, kwargs)
             except Exception as error:
@@ -175,8 +186,19 @@ class Fallback(Policy[F_co]):
         used = self._given.or_else(given)
         recovers, bad = recovering(used), result_check(used)
         learners = [step.learn for step in steps if step.learns]
+        gate = None if used.ignore else gate_of(inner)
+        plain, told, awaits = steps[0].plain, self._told, steps[0].awaits
+        kind = RejectedError if gate is None else gate.rejects_with
 
         async def with_fallback(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+            if gate is not None and gate.standing is None and gate.turn_away():  # no error where nobody looks at it
+                if plain is None or kind not in told:
+                    return await self._ainstead(steps, fn, args, kwargs, gate, None)
+                try:
+                    answer = plain(*args, **kwargs)
+                    return await answer if awaits or hasattr(type(answer), "__await__") else answer
+                except Exception as failure:
+                    return await self._ainstead(steps[1:], fn, args, kwargs, gate, self._note(steps[0], failure))
             try:
                 result = await inner(fn, args, kwargs)
             except Exception as error:
@@ -202,9 +224,44 @@ class Fallback(Policy[F_co]):
     def __repr__(self) -> str:
         return f"Fallback({', '.join(map(repr, self.steps))})"
 
-    def _recover(self, steps: tuple[Step, ...], fn: Fn, args: Args, kwargs: Kwargs, error: Exception) -> Any:
+    def _instead(
+        self, steps: tuple[Step, ...], fn: Fn, args: Args, kwargs: Kwargs, gate: Gate, failed: Exception | None
+    ) -> Any:
+        """The answer to a call that the gate just inside turned away; `failed` is what the first way raised."""
+        try:
+            raise gate.rejection()
+        except RejectedError as error:
+            answer = self._recover(steps, fn, args, kwargs, error, failed)
+            if answer is NO_ANSWER:
+                raise
+            return answer
+        finally:
+            failed = None  # its traceback holds this frame
+
+    async def _ainstead(
+        self, steps: tuple[Step, ...], fn: Fn, args: Args, kwargs: Kwargs, gate: Gate, failed: Exception | None
+    ) -> Any:
+        """The same for async calls."""
+        try:
+            raise gate.rejection()
+        except RejectedError as error:
+            answer = await self._arecover(steps, fn, args, kwargs, error, failed)
+            if answer is NO_ANSWER:
+                raise
+            return answer
+        finally:
+            failed = None  # its traceback holds this frame
+
+    def _recover(
+        self,
+        steps: tuple[Step, ...],
+        fn: Fn,
+        args: Args,
+        kwargs: Kwargs,
+        error: Exception,
+        failed: Exception | None = None,
+    ) -> Any:
         self._tell(fn, error)
-        failed: Exception | None = None
         for step in steps:
             try:
                 answer = step.answer(fn, args, kwargs, error)
@@ -220,9 +277,16 @@ class Fallback(Policy[F_co]):
                 failed = None  # its traceback holds this frame
         return NO_ANSWER
 
-    async def _arecover(self, steps: tuple[Step, ...], fn: Fn, args: Args, kwargs: Kwargs, error: Exception) -> Any:
+    async def _arecover(
+        self,
+        steps: tuple[Step, ...],
+        fn: Fn,
+        args: Args,
+        kwargs: Kwargs,
+        error: Exception,
+        failed: Exception | None = None,
+    ) -> Any:
         self._tell(fn, error)
-        failed: Exception | None = None
         for step in steps:
             try:
                 answer = step.aanswer(fn, args, kwargs, error)

@@ -22,6 +22,7 @@ class Step:
     is_async = False  # it can serve async functions only
     awaits = False  # aanswer() gives an awaitable
     learns = False
+    plain: Fn | None = None  # a function of the call's own arguments that answers whatever the error is, if that is all
 
     def answer(self, fn: Fn, args: Args, kwargs: Kwargs, error: Exception) -> Any:
         """The answer, or NO_ANSWER."""
@@ -49,6 +50,7 @@ class ValueStep(Step):
                 path="value",
             )
         self._value = value
+        self.plain = lambda *_args, **_kwargs: value
 
     def answer(self, fn: Fn, args: Args, kwargs: Kwargs, error: Exception) -> Any:
         """The value."""
@@ -65,6 +67,7 @@ class FactoryStep(Step):
         if not callable(factory):
             raise ConfigError(f"Fallback: factory must be callable, not {factory!r}", path="factory")
         self._factory = factory
+        self.plain = lambda *_args, **_kwargs: factory()
         self.is_async = self.awaits = is_async(factory)
 
     def answer(self, fn: Fn, args: Args, kwargs: Kwargs, error: Exception) -> Any:
@@ -90,6 +93,7 @@ class FunctionStep(Step):
         self._signature = _signature(function)
         parameter = self._signature.parameters.get("error") if self._signature else None
         self._wants_error = parameter is not None and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        self.plain = None if self._wants_error else function
 
     def answer(self, fn: Fn, args: Args, kwargs: Kwargs, error: Exception) -> Any:
         """What the function returns."""

@@ -9,14 +9,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from resilient.checks import positive_seconds
 from resilient.clock import forget_on_fork
-from resilient.errors import ConfigError
-
-if TYPE_CHECKING:
-    import redis
+from resilient.policies.redis_client import RedisClient
 
 logger = logging.getLogger("resilient")
 
@@ -69,18 +65,8 @@ class RedisCache:
         loads: Callable[[bytes], Any] | None = None,
         timeout: float = 0.05,
     ) -> None:
-        try:
-            import redis
-        except ImportError:
-            raise ConfigError(
-                "RedisCache needs the package redis: pip install 'resilient-patterns[redis]'", path="url"
-            ) from None
-        self._seconds = positive_seconds("RedisCache", "timeout", timeout)
-        try:
-            self._pool = redis.ConnectionPool.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
-        except ValueError as error:
-            raise ConfigError(f"RedisCache: {_without_password(url)!r} is no Redis URL: {error}", path="url") from None
-        self._url = _without_password(url)
+        self._client = RedisClient("RedisCache", url, timeout)
+        self._url = self._client.url
         self._prefix = prefix
         self._dumps = dumps or _dumps
         self._loads = loads or json.loads
@@ -109,7 +95,7 @@ class RedisCache:
     def get(self, key: str) -> tuple[Any, float] | None:
         """(value, age in seconds), or None."""
         try:
-            with self._client().pipeline(transaction=True) as pipe:
+            with self._client.open().pipeline(transaction=True) as pipe:
                 pipe.get(self._prefix + key)
                 pipe.pttl(self._prefix + key)
                 raw, left_ms = pipe.execute()
@@ -145,15 +131,10 @@ class RedisCache:
                     self._not_understood("written", error)
                     continue
                 try:
-                    self._client().set(self._prefix + key, body, px=max(1, int(max_age * 1000)))
+                    self._client.open().set(self._prefix + key, body, px=max(1, int(max_age * 1000)))
                     self._reached()
                 except Exception as error:
                     self._failed(error)
-
-    def _client(self) -> redis.Redis:
-        import redis
-
-        return redis.Redis(connection_pool=self._pool)
 
     def _failed(self, error: Exception) -> None:
         if not self._down:
@@ -182,9 +163,3 @@ class RedisCache:
 
 def _dumps(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _without_password(url: str) -> str:
-    """What may be logged: no user, no password."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

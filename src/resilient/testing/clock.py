@@ -33,7 +33,7 @@ class VirtualClock:
     """
 
     def __init__(self, start: float = 1000.0) -> None:
-        self._now = start
+        self._now = self._goal = start  # what it reads, and how far it was told to move
         self._lock = threading.Lock()
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
@@ -57,11 +57,12 @@ class VirtualClock:
         """
         if seconds < 0:
             raise ValueError(f"time never goes back: advance({seconds!r})")
-        end = self._now + seconds
+        with self._lock:  # two that advance at once add up, and neither sets the other back
+            self._goal = end = self._goal + seconds
         while True:
             with self._lock:
                 if not self._timers or self._timers[0][0] > end:
-                    self._now = end
+                    self._now = max(self._now, end)
                     return
                 due, order, wake = heapq.heappop(self._timers)
                 self._now = max(self._now, due)

@@ -14,7 +14,7 @@ from resilient.clock import Clock
 from resilient.deadline import Deadline
 from resilient.discovery import Instance
 from resilient.errors import CallTimeoutError, DeadlineExceededError, NoInstanceError
-from resilient.outcome import FAILURE, IGNORED, SUCCESS, Outcome, evidence
+from resilient.outcome import FAILURE, IGNORED, SUCCESS, Outcome, is_impatience
 from resilient.transport.options import Options
 
 FIRST_USE_WAIT = 5.0  # seconds that the first call of a service waits for discovery's first answer
@@ -293,15 +293,12 @@ class Holding:
             _settle(lease, error, Trouble.BROKEN if trouble is Trouble.UNSENT else trouble, 0.0)
 
 
-_is_evidence = evidence(lambda _error: FAILURE)  # a caller who gave the host no time says nothing about it
-
-
 def _settle(lease: Lease, error: BaseException, trouble: Trouble, waited: float) -> None:
     if trouble is Trouble.LOCAL:
         lease.unused()
     elif trouble is Trouble.UNSENT and isinstance(error, Exception) and waited >= _TIME_TO_CONNECT:
         lease.unreachable(error)  # also for a caller in a hurry: else a black hole gets its share for ever
-    elif trouble is Trouble.OTHER or not isinstance(error, Exception) or _is_evidence(error) is IGNORED:
+    elif trouble is Trouble.OTHER or not isinstance(error, Exception) or is_impatience(error):
         lease.ignored()
     elif trouble is Trouble.UNSENT:
         lease.unreachable(error)
