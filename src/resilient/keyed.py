@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -22,7 +22,7 @@ _LOOK_AT = 16  # how many of the oldest are looked at when there are too many: t
 
 @dataclass(frozen=True, slots=True)
 class KeyDropped(Event):
-    """A Keyed held twice its `max_keys` of values that are all in use, and let go of the one asked for longest ago."""
+    """A Keyed held twice its `max_keys` of values that are all in use, and let one go."""
 
     key: Hashable
 
@@ -32,7 +32,8 @@ class Keyed(Generic[K, V]):
 
     Beyond `max_keys`, values that remember nothing go first, the longest unused before the others: a breaker that is
     closed with an empty window, a pipeline of such. While all of the oldest remember something the number may grow to
-    twice `max_keys`; then the oldest goes, with a `KeyDropped` event. What somebody still holds is found again, so
+    twice `max_keys`; then one goes with a `KeyDropped` event: the oldest that is not open, where there is one among
+    the 16 oldest. What somebody still holds is found again, so
     there are never two values for one key.
 
     Args:
@@ -52,6 +53,9 @@ class Keyed(Generic[K, V]):
         42
         >>> breakers["acme"] is breakers["acme"]
         True
+        >>> "acme" in breakers, "nobody" in breakers, breakers.keys()
+        (True, False, ('acme',))
+        >>> breakers.reset("acme")
     """
 
     def __init__(self, factory: Callable[[K], V], *, max_keys: int = 10_000) -> None:
@@ -101,6 +105,35 @@ class Keyed(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._recent)
 
+    def __contains__(self, key: object) -> bool:
+        """Whether there is a value for `key`; asking makes none."""
+        with self._lock:
+            return key in self._recent or key in self._alive
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self.keys())
+
+    def keys(self) -> tuple[K, ...]:
+        """The keys that have a value now, the longest unused first."""
+        with self._lock:
+            return tuple(self._recent)
+
+    def items(self) -> tuple[tuple[K, V], ...]:
+        """(key, value) of all that have one now, the longest unused first; looking counts as no use."""
+        with self._lock:
+            return tuple(self._recent.items())
+
+    def reset(self, key: K | None = None) -> None:
+        """Reset the value of `key`, or every value: a breaker closes and forgets.
+
+        Values without a `reset()` are left alone. A key that has no value gets none.
+        """
+        found = self.items() if key is None else [(key, self[key])] if key in self else []
+        for _, value in found:  # outside the lock: it is the value's code
+            reset = getattr(value, "reset", None)
+            if callable(reset):
+                reset()
+
     def __repr__(self) -> str:
         return f"<Keyed {len(self)} of {self._max} keys>"
 
@@ -123,13 +156,16 @@ class Keyed(Generic[K, V]):
                 return
             oldest = [entry for entry, _ in zip(self._recent.items(), range(_LOOK_AT), strict=False)]
         idle = [entry for entry in oldest if _remembers_nothing(entry[1])]  # asks the values, so outside the lock
+        busy = [entry for entry in oldest if entry not in idle]
+        last = next((entry for entry in busy if _is_closed(entry[1])), busy[0] if busy else None)
         dropped: K | None = None
         with self._lock:
             for key, value in idle:
                 if len(self._recent) > self._max and self._recent.get(key) is value:
                     del self._recent[key]
-            if len(self._recent) > 2 * self._max:
-                dropped, _ = self._recent.popitem(last=False)
+            if last is not None and len(self._recent) > 2 * self._max and self._recent.get(last[0]) is last[1]:
+                dropped = last[0]
+                del self._recent[dropped]
         if dropped is not None:
             publish(KeyDropped("keyed", SYSTEM_CLOCK.monotonic(), dropped))
 
@@ -146,13 +182,15 @@ class _Making:
 
 def _remembers_nothing(value: object) -> bool:
     """Whether a new value would behave the same: every layer that counts is closed and has counted nothing lately."""
-    return all(_layer_remembers_nothing(layer) for layer in getattr(value, "layers", ()))
+    return _is_closed(value) and not any(getattr(seen, "calls", 0) for seen in _snapshots(value))
 
 
-def _layer_remembers_nothing(layer: Any) -> bool:
-    snapshot = getattr(layer, "snapshot", None)
-    if snapshot is None:
-        return True
-    seen = snapshot()
-    state = getattr(seen, "state", None)
-    return (state is None or state.value == "closed") and not getattr(seen, "calls", 0)
+def _is_closed(value: object) -> bool:
+    return all(getattr(getattr(seen, "state", None), "value", "closed") == "closed" for seen in _snapshots(value))
+
+
+def _snapshots(value: object) -> Iterator[Any]:
+    for layer in getattr(value, "layers", ()):
+        snapshot = getattr(layer, "snapshot", None)
+        if snapshot is not None:
+            yield snapshot()
