@@ -1,25 +1,38 @@
-"""Run every comparison and print it."""
+"""Measure, print, always succeed: figures of a shared machine are read, not asserted."""
 
 from __future__ import annotations
 
-from benchmarks import candidates, crowds, measure, report
+import argparse
+from collections.abc import Sequence
 
-SECONDS = 9.0  # per table of calls; ten tables and the crowds take about a minute and a half at most
+from benchmarks import measure, report
+from benchmarks.tables import Table, tables
 
 
-def main() -> None:
-    """Measure, print, always succeed: figures of a shared machine are read, not asserted."""
+def main(argv: Sequence[str] | None = None, effort: measure.Effort = measure.ALL_OF_IT) -> None:
+    """Run the comparisons that are asked for, and print them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Compare what a breaker costs with its peers, in one run."
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="run only the tables whose title contains NAME; without, all of them"
+    )
+    asked = parser.parse_args(argv).names
+    all_tables = tables()
+    for name in asked:
+        if not _matching(all_tables, name):
+            titles = "; ".join(table.title for table in all_tables)
+            parser.exit(2, f"No table has {name!r} in its title; the titles are: {titles}.\n")
+    wanted = [table for table in all_tables if not asked or any(_matching([table], name) for name in asked)]
     report.heading()
-    costs: dict[str, measure.Costs] = {}
-    for scenario in candidates.scenarios():
-        costs[scenario.title] = measure.compare(scenario, seconds=SECONDS)
-        report.table(scenario, costs[scenario.title])
-    throughput = crowds.threads()
-    report.threads(throughput)
-    report.tasks(crowds.tasks())
-    imported = crowds.imports()
-    report.imports(imported)
-    report.goals(costs, throughput, imported)
+    goals = [goal for table in wanted for goal in table.show(effort)]
+    print()
+    for goal in goals:
+        print(goal)
+
+
+def _matching(among: list[Table], name: str) -> list[Table]:
+    return [table for table in among if name.lower() in table.title.lower()]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from benchmarks.candidates import BARE, AsyncCall, Call, Scenario
@@ -18,9 +19,26 @@ Costs: TypeAlias = dict[str, float]
 BURST = 500  # calls; about half a millisecond: shorter than the time slices of the machine
 
 
-def compare(scenario: Scenario, *, seconds: float, bursts: int = 2000) -> Costs:
-    """Measure every candidate of `scenario`, for `seconds` or `bursts` turns, whichever is over first."""
-    return asyncio.run(_compare(scenario, seconds, bursts))
+@dataclass(frozen=True)
+class Effort:
+    """How long and how much is measured."""
+
+    seconds: float = 9.0  # for a table of calls, or
+    bursts: int = 2000  # turns, whichever is over first
+    rounds: int = 3  # of what is no burst; the least of them counts
+    sleeping: int = 64  # threads
+    tasks: int = 10_000
+    period: float = 0.6  # seconds for which a crowd of threads is counted
+    breakers: int = 10_000
+
+
+ALL_OF_IT = Effort()  # two minutes at most
+ONCE = Effort(seconds=60.0, bursts=1, rounds=1, sleeping=2, tasks=10, period=0.05, breakers=20)  # to see that it runs
+
+
+def compare(scenario: Scenario, effort: Effort) -> Costs:
+    """Measure every candidate of `scenario`."""
+    return asyncio.run(_compare(scenario, effort))
 
 
 def added(costs: Costs) -> Costs:
@@ -28,10 +46,10 @@ def added(costs: Costs) -> Costs:
     return {name: cost - costs[BARE] for name, cost in costs.items()}
 
 
-async def _compare(scenario: Scenario, seconds: float, bursts: int) -> Costs:
+async def _compare(scenario: Scenario, effort: Effort) -> Costs:
     best: Costs = {}
-    end = time.monotonic() + seconds
-    for _ in range(bursts):
+    end = time.monotonic() + effort.seconds
+    for _ in range(effort.bursts):
         for name, call in (scenario.calls or {}).items():
             best[name] = min(best.get(name, float("inf")), _burst(call))
         for name, acall in (scenario.acalls or {}).items():
