@@ -1,6 +1,6 @@
 # The commands of this project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench requirements clean
+.PHONY: help demo test check format bench docs requirements clean
 
 VENV := .venv/bin
 
@@ -25,6 +25,9 @@ format: .venv/dev.installed  ## format the code and mend what the linter can
 
 bench: .venv/dev.installed  ## compare with the peers, as ratios, in one run
 	@$(VENV)/python -m benchmarks
+
+docs: .venv/dev.installed  ## draw the pictures of the documents from the code
+	@$(VENV)/python docs/pictures/draw_circuit.py
 
 requirements:  ## pin anew what requirements/*.txt install (needs uv)
 	uv pip compile -q pyproject.toml --extra server --extra redis --group demo --universal --python-version 3.11 \
