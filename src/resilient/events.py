@@ -121,33 +121,32 @@ def _tell(listener: Listener, event: Event) -> None:
 class Outbox(Generic[T]):
     """Hands items on in the order they were put, outside the owner's lock, with nobody waiting for anybody.
 
-    The owner calls `put` under its lock and `drain` after it. Whoever gets the try-lock delivers for all, so an item
-    may be delivered by another thread than the one that put it, a moment later.
+    The owner appends to `queue` under its lock and calls `drain` after it. Whoever gets the try-lock delivers for all,
+    so an item may be delivered by another thread than the one that put it, a moment later.
     """
 
-    __slots__ = ("_deliver", "_delivering", "_queue", "put")
+    __slots__ = ("_deliver", "_delivering", "queue")
 
     def __init__(self, deliver: Callable[[T], None]) -> None:
-        self._queue: list[T] = []  # nearly always empty, and a deque would take 600 bytes
+        self.queue: list[T] = []  # nearly always empty, and a deque would take 600 bytes
         self._delivering = threading.Lock()
         self._deliver = deliver
-        self.put: Callable[[T], None] = self._queue.append  # the builtin itself: no signal handler comes in between
 
     def drain(self) -> None:
         """Deliver what is queued, unless another thread is at it."""
-        while self._queue:  # again: an item may arrive between the last pop and the release
+        while self.queue:  # again: an item may arrive between the last pop and the release
             mine = False
             try:  # a signal handler that raises between taking and trying would stop deliveries for ever
                 mine = self._delivering.acquire(blocking=False)
                 if not mine:
                     return
-                while self._queue:
-                    self._deliver(self._queue.pop(0))
+                while self.queue:
+                    self._deliver(self.queue.pop(0))
             finally:
                 if mine:
                     self._delivering.release()
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's queue and whoever was delivering it."""
-        self._queue.clear()
+        self.queue.clear()
         self._delivering = threading.Lock()

@@ -74,10 +74,10 @@ def test_an_outbox_delivers_in_order_and_once_even_when_a_delivery_puts_more() -
     def deliver(item: int) -> None:
         delivered.append(item)
         if item < 3:
-            box.put(item + 1)
+            box.queue.append(item + 1)
             box.drain()
 
     box = Outbox(deliver)
-    box.put(1)
+    box.queue.append(1)
     box.drain()
     assert delivered == [1, 2, 3]

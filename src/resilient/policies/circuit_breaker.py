@@ -166,7 +166,7 @@ class CircuitBreaker(Machine):
             calls, failures, slow = state.counts(now)
             enough = calls >= self.settings.minimum_calls
             ended, failed = state.totals()
-            return CircuitBreakerSnapshot(
+            found = CircuitBreakerSnapshot(
                 name=self.name,
                 state=state.kind,
                 since=state.since,
@@ -184,6 +184,8 @@ class CircuitBreaker(Machine):
                 ignored=self.ignored,
                 late=self.late,
             )
+        self.deliver()  # what had waited may have opened it
+        return found
 
     def configure(self, **changes: Unpack[BreakerSettings]) -> None:
         """Change settings while it runs: the numbers of the constructor, by the same names.

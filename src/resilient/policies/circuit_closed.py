@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from resilient.errors import FailureInfo
 from resilient.outcome import IGNORED, SUCCESS, Outcome
 from resilient.policies.circuit_settings import Settings
 from resilient.policies.circuit_states import ROUNDING, Circuit, CircuitState, Durations, Open, State, Trip, brief
 from resilient.window import NEVER_QUIET, Counts
 
-if TYPE_CHECKING:
-    import threading
-
 
 class Closed(CircuitState):
     """Calls pass and are counted, until too many fail or are slow."""
 
-    __slots__ = ("_first", "_last", "_lock", "_ring", "_slow_after", "_streak")
+    __slots__ = ("_first", "_last", "_ring", "_slow_after", "_streak")
     kind = State.CLOSED
     admits_all = True
 
     def __init__(self, circuit: Circuit, now: float, first: float) -> None:
         super().__init__(circuit, now)
-        self._lock = circuit.lock
         self._slow_after = circuit.settings.slow_after
         self._ring = circuit.settings.window.counter(now)
         self._streak = 0
@@ -34,17 +28,18 @@ class Closed(CircuitState):
         return self
 
     def success(self, elapsed: float, now: float) -> None:
-        circuit, lock = self._circuit, self._lock
+        circuit = self._circuit
+        lock = circuit.lock
         held = True  # until told otherwise: a signal handler may raise when it is acquired and that is not yet noted
         try:  # a third of the cost of `with`
             held = lock.acquire(False)
             if not held:  # never waits: whoever has the lock counts for all, else threads queue for it
-                circuit.waiting.append((self, elapsed, now))
+                circuit.let_wait(self, elapsed, now)
                 return
+            ring = self._ring
             if circuit.waiting:
                 circuit.count_waiting_locked()
-            ring = self._ring
-            if circuit.state_object is self and now < ring.quiet_until and elapsed < self._slow_after:
+            elif circuit.state_object is self and now < ring.quiet_until and elapsed < self._slow_after:
                 self._streak = 0
                 if elapsed > self.slowest:
                     self.slowest = elapsed
@@ -85,10 +80,13 @@ class Closed(CircuitState):
         if outcome is SUCCESS:
             self.success(elapsed, now)
             return
-        circuit, lock = self._circuit, self._lock
+        circuit = self._circuit
+        lock = circuit.lock
+        waited = False
         try:  # as in `success`
             lock.acquire()
             if circuit.waiting:
+                waited = True
                 circuit.count_waiting_locked()
             if circuit.state_object is not self:
                 circuit.late += 1
@@ -122,6 +120,8 @@ class Closed(CircuitState):
                 lock.release()
             except RuntimeError:
                 pass
+            if waited:
+                circuit.deliver()
         circuit.deliver()
 
     def counts(self, now: float) -> Counts:
@@ -140,9 +140,6 @@ class Closed(CircuitState):
         if new.window != old.window:  # what it counted was of another geometry: the window begins anew, empty
             self._circuit.fold_locked(self)
             self._ring = new.window.counter(now)
-
-    def after_fork_in_child(self, lock: threading.RLock) -> None:
-        self._lock = lock
 
     def _reason_to_open(self, counts: Counts) -> str | None:
         settings = self._circuit.settings

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from resilient.errors import FailureInfo
 from resilient.outcome import IGNORED, SUCCESS, Outcome
@@ -26,9 +25,6 @@ from resilient.policies.circuit_states import (
     because,
 )
 from resilient.window import Counts
-
-if TYPE_CHECKING:
-    import threading
 
 _QUIET = 1.0  # seconds without a refused caller after which half-open may close
 _LONGEST_HALF_OPEN = 30.0  # seconds after which it closes although callers are refused
@@ -129,7 +125,7 @@ class HalfOpen(CircuitState):
     def adjust_locked(self, old: Settings, new: Settings, durations: Durations, now: float) -> None:
         self._durations = durations
 
-    def after_fork_in_child(self, lock: threading.RLock) -> None:
+    def after_fork_in_child(self) -> None:
         self._live.clear()  # else a probe of the parent's would take the place here until its lease ends
 
     def _lease(self, limit: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from resilient.checks import number
@@ -43,6 +43,7 @@ class Machine(Gate):
     """One state object, replaced under a short lock."""
 
     _sharing: Sharing | None = None  # what the fleet shares
+    waiting: Sequence[tuple[CircuitState, float, float]] = ()  # a list, from the first time that the lock was taken
 
     def __init__(
         self,
@@ -61,7 +62,6 @@ class Machine(Gate):
         self._stretch = 1.0
         self.lock = threading.RLock()
         self.ignored = self.late = 0
-        self.waiting: list[tuple[CircuitState, float, float]] = []
         self._ended = self._failed = 0  # of the states that are over
         self._outbox: Outbox[_News] = Outbox(self._tell)
         self.now = self._clock.monotonic
@@ -87,15 +87,24 @@ class Machine(Gate):
         self.state_object = new
         self.standing = new if new.admits_all else None
         if changed:
-            self._outbox.put(news)
+            self._outbox.queue.append(news)
 
     def count_waiting_locked(self) -> None:
         """Count the successes that found the lock taken."""
-        waiting = self.waiting
-        batch = waiting[:]
-        del waiting[: len(batch)]  # others may have appended meanwhile
-        for state, elapsed, now in batch:
-            state.success_locked(elapsed, now)
+        if self.waiting:
+            waiting = self._waiting_list()
+            batch = waiting[:]
+            del waiting[: len(batch)]  # others may have appended meanwhile
+            for state, elapsed, now in batch:
+                state.success_locked(elapsed, now)
+
+    def let_wait(self, state: CircuitState, elapsed: float, now: float) -> None:
+        """Leave a success to whoever has the lock, or looks next."""
+        self._waiting_list().append((state, elapsed, now))
+
+    def _waiting_list(self) -> list[tuple[CircuitState, float, float]]:
+        found: list[tuple[CircuitState, float, float]] = vars(self).setdefault("waiting", [])  # one step: one list
+        return found
 
     def fold_locked(self, old: CircuitState) -> None:
         """Add what `old` has counted to the totals."""
@@ -105,7 +114,9 @@ class Machine(Gate):
 
     def threshold_locked(self, state: CircuitState, reason: str) -> None:
         """Queue the event that a threshold was reached."""
-        self._outbox.put(_News(CircuitThresholdReached(self.name, self.now(), reason), state, None, local=True))
+        self._outbox.queue.append(
+            _News(CircuitThresholdReached(self.name, self.now(), reason), state, None, local=True)
+        )
 
     def jittered(self, seconds: float) -> float:
         """`seconds`, up to 10 % longer by chance; drawn ahead, for this is asked for under the lock."""
@@ -120,8 +131,8 @@ class Machine(Gate):
     def after_fork_in_child(self) -> None:
         """A new lock: the parent's may have been held by a thread that this process does not have."""
         self.lock = threading.RLock()
-        self.waiting.clear()
-        self.state_object.after_fork_in_child(self.lock)
+        self._waiting_list().clear()
+        self.state_object.after_fork_in_child()
         self._outbox.after_fork_in_child()
         self._draw()  # prefork workers must not probe in step
         if self._sharing is not None:

@@ -8,7 +8,7 @@ call runs, and nothing here calls user code: durations are computed before the l
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
@@ -89,7 +89,11 @@ class Circuit(Protocol):
     state_object: CircuitState
     ignored: int
     late: int
-    waiting: list[tuple[CircuitState, float, float]]  # successes (of whom, elapsed, when) that found the lock taken
+    waiting: Sequence[tuple[CircuitState, float, float]]  # successes (of whom, elapsed, when) that found the lock taken
+
+    def let_wait(self, state: CircuitState, elapsed: float, now: float) -> None:
+        """Add one."""
+        ...
 
     def count_waiting_locked(self) -> None:
         """Count them."""
@@ -172,8 +176,8 @@ class CircuitState:
     def unused(self) -> None:
         """Nothing was sent."""
 
-    def after_fork_in_child(self, lock: threading.RLock) -> None:
-        """Take the new lock; forget the calls of threads that this process does not have."""
+    def after_fork_in_child(self) -> None:
+        """Forget the calls of threads that this process does not have."""
 
 
 class Open(CircuitState):

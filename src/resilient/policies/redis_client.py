@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 from resilient.checks import positive_seconds
@@ -40,6 +41,7 @@ class RedisClient:
             self._pool = redis.ConnectionPool.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
         except ValueError as error:
             raise ConfigError(f"{owner}: {self.url!r} is no Redis URL: {error}", path="url") from None
+        weakref.finalize(self, self._pool.disconnect).atexit = False  # redis-py leaves that to the garbage collector
 
     def open(self) -> redis.Redis:
         """A client on the pool."""
