@@ -85,7 +85,7 @@ def retry_after(answer: object, /) -> float | None:
     response = answer if response is None else response
     status = getattr(response, "status_code", None) or getattr(response, "status", None)
     headers = getattr(response, "headers", None)
-    if status not in _COME_BACK_LATER or headers is None:
+    if not isinstance(status, int) or status not in _COME_BACK_LATER or headers is None:
         return None
     try:
         seconds = _seconds(headers.get("Retry-After"), headers.get("Date"))
@@ -95,13 +95,18 @@ def retry_after(answer: object, /) -> float | None:
 
 
 def _seconds(wanted: Any, date: Any) -> float:
+    from datetime import UTC
     from email.utils import parsedate_to_datetime  # half of what `import resilient` costs otherwise
+
+    def timestamp(date: Any) -> float:
+        found = parsedate_to_datetime(date)
+        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()  # HTTP dates are UTC
 
     if str(wanted).strip().isdecimal():
         return float(wanted)
-    until = parsedate_to_datetime(wanted).timestamp()
+    until = timestamp(wanted)
     try:
-        now = parsedate_to_datetime(date).timestamp()
+        now = timestamp(date)
     except (TypeError, ValueError):
         now = time.time()  # the header is a wall clock's
     return until - now

@@ -138,7 +138,6 @@ class CircuitBreaker(Machine):
             half_open_timeout,
         )
         self._open_for = _function("open_for", open_for, "of the result or the error that gives seconds or None")
-        self._rejected = 0
         super().__init__(
             name,
             settings,
@@ -161,12 +160,11 @@ class CircuitBreaker(Machine):
         """Counts and rates of one moment: consistent, cheap, plain data."""
         with self.lock:
             now = self.now()
-            self.count_waiting_locked()
             state = self.state_object
             calls, failures, slow = state.counts(now)
             enough = calls >= self.settings.minimum_calls
             ended, failed = state.totals()
-            found = CircuitBreakerSnapshot(
+            return CircuitBreakerSnapshot(
                 name=self.name,
                 state=state.kind,
                 since=state.since,
@@ -176,7 +174,7 @@ class CircuitBreaker(Machine):
                 slow=slow,
                 failure_rate=failures / calls if enough else None,
                 slow_call_rate=slow / calls if enough else None,
-                rejected=self._rejected,
+                rejected=self._rejected + state.turned_away(),
                 retry_after=state.retry_after(now),
                 last_failure=state.last_failure(),
                 successes=self._ended + ended - self._failed - failed,
@@ -184,8 +182,6 @@ class CircuitBreaker(Machine):
                 ignored=self.ignored,
                 late=self.late,
             )
-        self.deliver()  # what had waited may have opened it
-        return found
 
     def configure(self, **changes: Unpack[BreakerSettings]) -> None:
         """Change settings while it runs: the numbers of the constructor, by the same names.
@@ -266,7 +262,6 @@ class CircuitBreaker(Machine):
 
     def __repr__(self) -> str:
         with self.lock:  # counting rolls the window
-            self.count_waiting_locked()
             now, state = self.now(), self.state_object
             calls, failures, _ = state.counts(now)
         text = f"<CircuitBreaker {self.name!r} {state.kind.name}"
@@ -295,14 +290,11 @@ class CircuitBreaker(Machine):
 
     def turn_away(self) -> bool:
         """Refuse a call without raising, if it is sure to be refused and nobody listens to refusals."""
-        if self.now() >= self.state_object.turns_away_until or self._hearers or events.HEARERS.all:
+        now = self.now()
+        state = self.state_object
+        if now >= state.turns_away_until or self._hearers or events.HEARERS.all:
             return False
-        lock = self.lock
-        try:  # half the cost of `with`
-            lock.acquire()
-            self._rejected += 1
-        finally:
-            lock.release()
+        next(state.refusals.ticks)  # nothing was called since the state was read: this is counted before it is replaced
         return True
 
     def rejection(self) -> RejectedError:

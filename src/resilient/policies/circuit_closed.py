@@ -28,53 +28,18 @@ class Closed(CircuitState):
         return self
 
     def success(self, elapsed: float, now: float) -> None:
-        circuit = self._circuit
-        lock = circuit.lock
-        held = True  # until told otherwise: a signal handler may raise when it is acquired and that is not yet noted
-        try:  # a third of the cost of `with`
-            held = lock.acquire(False)
-            if not held:  # never waits: whoever has the lock counts for all, else threads queue for it
-                circuit.let_wait(self, elapsed, now)
-                return
-            ring = self._ring
-            if circuit.waiting:
-                circuit.count_waiting_locked()
-            elif circuit.state_object is self and now < ring.quiet_until and elapsed < self._slow_after:
-                self._streak = 0
-                if elapsed > self.slowest:
-                    self.slowest = elapsed
-                ring.recorded += 1
-                return
-            self.success_locked(elapsed, now)
-        finally:
-            if held:
-                try:  # noqa: SIM105  # `suppress` is a call more
-                    lock.release()
-                except RuntimeError:  # it was not acquired
-                    pass
-        circuit.deliver()
-
-    def success_locked(self, elapsed: float, now: float) -> None:
-        """Count a call that went well, and judge."""
-        circuit, ring = self._circuit, self._ring
-        if circuit.state_object is not self:
-            circuit.late += 1
+        ring = self._ring
+        if now < ring.quiet_until and elapsed < self._slow_after and self._circuit.state_object is self:
+            # No lock, and no call before the tick: no thread and no signal handler comes in between. Threads that are
+            # busy succeeding would queue for a lock.
+            self._streak = 0
+            if elapsed > self.slowest:
+                self.slowest = elapsed
+            next(ring.ticks)
             return
-        bad = ring.record(now, False, elapsed >= self._slow_after)
-        if circuit.state_object is not self:  # a signal handler replaced it before this call was recorded
-            circuit.late += 1
-            return
-        self._streak = 0
-        if elapsed > self.slowest:
-            self.slowest = elapsed
-        if not bad:
-            return
-        counts = ring.counts(now)
-        reason = self._reason_to_open(counts)  # a success may complete the minimum, or see older successes leave
-        if reason is not None:
-            last = self.last_failure()
-            info = FailureInfo("result" if last is None else last.kind, reason, now)
-            self._trip_locked(Trip(reason, now, None, info, counts))
+        with self._circuit.lock:
+            self._succeeded_locked(elapsed, now)
+        self._circuit.deliver()
 
     def settle(self, outcome: Outcome, elapsed: float, now: float, error: BaseException | None) -> None:
         if outcome is SUCCESS:
@@ -82,32 +47,33 @@ class Closed(CircuitState):
             return
         circuit = self._circuit
         lock = circuit.lock
-        waited = False
-        try:  # as in `success`
+        try:  # a third of the cost of `with`; before the `try`, a signal handler that raises would leave it locked
             lock.acquire()
-            if circuit.waiting:
-                waited = True
-                circuit.count_waiting_locked()
             if circuit.state_object is not self:
                 circuit.late += 1
                 return
             if outcome is IGNORED:
                 circuit.ignored += 1
                 return
-            self._streak = streak = self._streak + 1
-            self._last = (type(error), now)
             ring, settings = self._ring, circuit.settings
             slow = elapsed >= self._slow_after
-            if slow or now >= ring.ends:
-                ring.record(now, True, slow)
-                if circuit.state_object is not self:  # as in `success`
+            if now >= ring.ends:
+                ring.make_room(now)
+                if circuit.state_object is not self:  # a signal handler replaced it meanwhile
                     circuit.late += 1
                     return
-            else:
-                ring.recorded += 1
-                ring.failures += 1
-                ring.quiet_until = NEVER_QUIET
-            if streak < settings.row and ring.recorded - ring.gone < settings.minimum_calls:
+            self._streak = streak = self._streak + 1
+            self._last = (type(error), now)
+            ring.failures += 1
+            if slow:
+                ring.slow += 1
+            elif ring.harmless > 0:
+                ring.harmless -= 1
+                next(ring.ticks)
+                return
+            ring.quiet_until = NEVER_QUIET
+            calls = next(ring.ticks) - ring.looks - ring.gone
+            if streak < settings.row and calls < settings.minimum_calls:
                 return  # too few to be judged
             counts = ring.counts(now)
             reason = self._reason_to_open(counts)
@@ -116,13 +82,34 @@ class Closed(CircuitState):
             info = FailureInfo("result", reason, now) if error is None else None
             self._trip_locked(Trip(reason, now, error, info, counts))
         finally:
-            try:  # noqa: SIM105  # as in `success`
+            try:  # noqa: SIM105  # `suppress` is a call more
                 lock.release()
-            except RuntimeError:
+            except RuntimeError:  # the handler raised while this thread waited: the lock is another's
                 pass
-            if waited:
-                circuit.deliver()
         circuit.deliver()
+
+    def _succeeded_locked(self, elapsed: float, now: float) -> None:
+        circuit, ring = self._circuit, self._ring
+        if now >= ring.ends:
+            ring.make_room(now)
+        if circuit.state_object is not self:
+            circuit.late += 1
+            return
+        self._streak = 0
+        if elapsed > self.slowest:
+            self.slowest = elapsed
+        if elapsed >= self._slow_after:
+            ring.slow += 1
+            ring.quiet_until = NEVER_QUIET
+        next(ring.ticks)
+        if not ring.bad():
+            return
+        counts = ring.counts(now)
+        reason = self._reason_to_open(counts)  # a success may complete the minimum, or see older successes leave
+        if reason is not None:
+            last = self.last_failure()
+            info = FailureInfo("result" if last is None else last.kind, reason, now)
+            self._trip_locked(Trip(reason, now, None, info, counts))
 
     def counts(self, now: float) -> Counts:
         return self._ring.counts(now)
@@ -136,10 +123,10 @@ class Closed(CircuitState):
     def adjust_locked(self, old: Settings, new: Settings, durations: Durations, now: float) -> None:
         self._slow_after = new.slow_after
         self._first = durations.first
-        self._ring.quiet_until = NEVER_QUIET  # the next call is judged
+        self._ring.quiet_until, self._ring.harmless = NEVER_QUIET, 0  # the next call is judged
         if new.window != old.window:  # what it counted was of another geometry: the window begins anew, empty
-            self._circuit.fold_locked(self)
-            self._ring = new.window.counter(now)
+            ended, self._ring = self._ring, new.window.counter(now)
+            self._circuit.fold_locked(*ended.totals())  # after it: a success counts without the lock while it is there
 
     def _reason_to_open(self, counts: Counts) -> str | None:
         settings = self._circuit.settings
@@ -149,8 +136,12 @@ class Closed(CircuitState):
                 return f"{failures} of {calls} calls failed"
             if slow and slow + ROUNDING >= settings.slow_call_rate * calls:
                 return f"{slow} of {calls} calls were slow"
-            if self._streak < settings.minimum_calls and settings.failure_rate is not None:
-                self._ring.quiet_until = self._ring.ends  # successes can only better the rates until a bucket leaves
+            rate, streak = settings.failure_rate, self._streak
+            if rate is not None and streak < settings.minimum_calls:
+                left = settings.minimum_calls - streak - 1
+                if rate < 1.0:
+                    left = min(left, int((rate * calls - failures) / (1.0 - rate) - ROUNDING))
+                self._ring.be_quiet(left)
                 return None
         return f"{self._streak} calls failed in a row" if self._streak >= settings.row else None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from resilient.checks import number
@@ -23,6 +23,7 @@ from resilient.policies.circuit_listeners import Listeners
 from resilient.policies.circuit_report import CircuitStateChanged, CircuitThresholdReached
 from resilient.policies.circuit_settings import OWNER, Settings
 from resilient.policies.circuit_states import CircuitState, Open, State, Trip
+from resilient.tally import GIL
 
 if TYPE_CHECKING:
     from resilient.policies.circuit_sharing import Sharing
@@ -43,7 +44,6 @@ class Machine(Gate):
     """One state object, replaced under a short lock."""
 
     _sharing: Sharing | None = None  # what the fleet shares
-    waiting: Sequence[tuple[CircuitState, float, float]] = ()  # a list, from the first time that the lock was taken
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Machine(Gate):
         self._stretch = 1.0
         self.lock = threading.RLock()
         self.ignored = self.late = 0
-        self._ended = self._failed = 0  # of the states that are over
+        self._ended = self._failed = self._rejected = 0  # of the states that are over; refusals that raised, of all
         self._outbox: Outbox[_News] = Outbox(self._tell)
         self.now = self._clock.monotonic
         self.state_object: CircuitState = Closed(self, self.now(), self._open_time(1))
@@ -78,39 +78,21 @@ class Machine(Gate):
         """Replace `old` by `new` and queue the event, if any; nothing when `old` is no longer the state."""
         changed = new.kind is not old.kind or isinstance(new, Open)  # else `reset()` while closed: nothing to tell
         news = _News(CircuitStateChanged(self.name, self.now(), old.kind, new.kind, reason), new, error, local)
-        ended, failed = old.totals()
-        # From here on nothing is called but a builtin: a signal handler that uses this breaker comes before or after.
+        # Until the state is replaced nothing is called: no thread and no signal handler comes in between. What `old`
+        # has counted is read after that: a success counts without the lock while `old` is the state.
         if self.state_object is not old:
             return
-        self._ended += ended
-        self._failed += failed
         self.state_object = new
         self.standing = new if new.admits_all else None
         if changed:
             self._outbox.queue.append(news)
+        self.fold_locked(*old.totals(), old.turned_away())
 
-    def count_waiting_locked(self) -> None:
-        """Count the successes that found the lock taken."""
-        if self.waiting:
-            waiting = self._waiting_list()
-            batch = waiting[:]
-            del waiting[: len(batch)]  # others may have appended meanwhile
-            for state, elapsed, now in batch:
-                state.success_locked(elapsed, now)
-
-    def let_wait(self, state: CircuitState, elapsed: float, now: float) -> None:
-        """Leave a success to whoever has the lock, or looks next."""
-        self._waiting_list().append((state, elapsed, now))
-
-    def _waiting_list(self) -> list[tuple[CircuitState, float, float]]:
-        found: list[tuple[CircuitState, float, float]] = vars(self).setdefault("waiting", [])  # one step: one list
-        return found
-
-    def fold_locked(self, old: CircuitState) -> None:
-        """Add what `old` has counted to the totals."""
-        ended, failed = old.totals()
+    def fold_locked(self, ended: int, failed: int, turned_away: int = 0) -> None:
+        """Add what a state or a window that is over has counted to the totals."""
         self._ended += ended
         self._failed += failed
+        self._rejected += turned_away
 
     def threshold_locked(self, state: CircuitState, reason: str) -> None:
         """Queue the event that a threshold was reached."""
@@ -131,7 +113,6 @@ class Machine(Gate):
     def after_fork_in_child(self) -> None:
         """A new lock: the parent's may have been held by a thread that this process does not have."""
         self.lock = threading.RLock()
-        self._waiting_list().clear()
         self.state_object.after_fork_in_child()
         self._outbox.after_fork_in_child()
         self._draw()  # prefork workers must not probe in step
@@ -195,7 +176,9 @@ class Machine(Gate):
             return
         if isinstance(state, Open):
             state.describe_failure()
-            if not logger.isEnabledFor(logging.DEBUG):  # asked once per opening: it would be a fifth of a refusal
+            if GIL and not logger.isEnabledFor(
+                logging.DEBUG
+            ):  # asked once per opening: it would be a fifth of a refusal
                 state.turns_away_until = state.until
             self._draw()
         if self._sharing is not None and local:

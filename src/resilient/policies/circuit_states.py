@@ -8,7 +8,7 @@ call runs, and nothing here calls user code: durations are computed before the l
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import NoneType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from resilient.errors import FailureInfo
 from resilient.gate_layers import Ticket
 from resilient.outcome import Outcome
 from resilient.policies.circuit_settings import Settings
+from resilient.tally import Tally
 from resilient.window import Counts
 
 if TYPE_CHECKING:
@@ -89,15 +90,6 @@ class Circuit(Protocol):
     state_object: CircuitState
     ignored: int
     late: int
-    waiting: Sequence[tuple[CircuitState, float, float]]  # successes (of whom, elapsed, when) that found the lock taken
-
-    def let_wait(self, state: CircuitState, elapsed: float, now: float) -> None:
-        """Add one."""
-        ...
-
-    def count_waiting_locked(self) -> None:
-        """Count them."""
-        ...
 
     def now(self) -> float:
         """The breaker's clock."""
@@ -113,8 +105,8 @@ class Circuit(Protocol):
         """Replace `old` by `new` and queue the event; nothing when `old` is no longer the state."""
         ...
 
-    def fold_locked(self, old: CircuitState) -> None:
-        """Add what `old` has counted to the totals; it counts anew, or never again."""
+    def fold_locked(self, ended: int, failed: int, turned_away: int = 0) -> None:
+        """Add what a state or a window that is over has counted to the totals."""
         ...
 
     def threshold_locked(self, state: CircuitState, reason: str) -> None:
@@ -133,7 +125,8 @@ class CircuitState:
     kind: ClassVar[State]
     admits_all: ClassVar[bool] = False
     by_hand: ClassVar[bool] = False  # left by `reset()`, or for another such state, only
-    turns_away_until: float = float("-inf")  # before this moment a call is sure to be refused, and nobody logs it
+    turns_away_until: float = float("-inf")  # before this moment a call needs a tick of `refusals` only to be refused
+    refusals: Tally
 
     def __init__(self, circuit: Circuit, since: float, *, attempt: int = 0, slowest: float = 0.0) -> None:
         self._circuit = circuit
@@ -161,14 +154,15 @@ class CircuitState:
         """Seconds until a call may be admitted; None when calls are, or when nobody knows."""
         return None
 
+    def turned_away(self) -> int:
+        """How many calls were refused without an error being made."""
+        return 0
+
     def adjust_locked(self, old: Settings, new: Settings, durations: Durations, now: float) -> None:
         """Go on with `new` settings, under which the next openings last `durations`."""
 
     def success(self, elapsed: float, now: float) -> None:
         """A call went well."""
-
-    def success_locked(self, elapsed: float, now: float) -> None:
-        """The same, under the lock."""
 
     def settle(self, outcome: Outcome, elapsed: float, now: float, error: BaseException | None) -> None:
         """A call ended."""
@@ -183,13 +177,14 @@ class CircuitState:
 class Open(CircuitState):
     """Calls are rejected until a time; then the caller who asks opens the way for probes."""
 
-    __slots__ = ("_reason", "_trip", "info", "turns_away_until", "until")
+    __slots__ = ("_reason", "_trip", "info", "refusals", "turns_away_until", "until")
     kind = State.OPEN
 
     def __init__(self, circuit: Circuit, *, until: float, attempt: int, trip: Trip, slowest: float) -> None:
         super().__init__(circuit, trip.at, attempt=attempt, slowest=slowest)
         self.until = until
         self.turns_away_until = float("-inf")  # until it was told to whom it concerns
+        self.refusals = Tally()
         self.info = trip.info
         self._reason = because(trip.reason, trip.info)
         self._trip = trip
@@ -221,6 +216,9 @@ class Open(CircuitState):
 
     def retry_after(self, now: float) -> float | None:
         return max(0.0, self.until - now)
+
+    def turned_away(self) -> int:
+        return self.refusals.count()
 
 
 class ForcedOpen(CircuitState):
