@@ -83,7 +83,9 @@ def retry_after(answer: object, /) -> float | None:
     """
     response = getattr(answer, "response", None)
     response = answer if response is None else response
-    status = getattr(response, "status_code", None) or getattr(response, "status", None)
+    status = getattr(response, "status_code", None)
+    if status is None:
+        status = getattr(response, "status", None)
     headers = getattr(response, "headers", None)
     if not isinstance(status, int) or status not in _COME_BACK_LATER or headers is None:
         return None

@@ -16,6 +16,7 @@ from resilient import (
     ConfigError,
     CountWindow,
     FailureInfo,
+    RedisState,
     RejectedError,
     ResilienceError,
     ResilienceWarning,
@@ -66,12 +67,22 @@ def assert_says(error: Exception, sentence: str) -> None:
         ({"name": 7}, "name must be text that is not empty, not 7"),
         ({"window": 10}, "window must be a TimeWindow or a CountWindow, not 10"),
         ({"window": TimeWindow}, "window must be a TimeWindow or a CountWindow, not <class"),
-        ({"rng": 0.5}, "rng must be a function that gives a float in [0, 1), not 0.5"),
+        ({"rng": 0.5}, "rng must be a plain function that gives a float in [0, 1), not 0.5"),
         ({"on": "ValueError"}, "on must be an exception type, a tuple of them or a predicate, not 'ValueError'"),
         ({"on": (ValueError, 3)}, "on must hold exception types, not 3"),
         ({"on": KeyboardInterrupt}, "on must hold exception types, not <class 'KeyboardInterrupt'>"),
         ({"ignore": BaseException}, "ignore must hold exception types, not <class 'BaseException'>"),
         ({"on_result": True}, "on_result must be a function of the result, not True"),
+        ({"causes": 1}, "causes must be True or False, not 1"),
+        ({"causes": "yes"}, "causes must be True or False, not 'yes'"),
+        ({"causes": None}, "causes must be True or False, not None"),
+        ({"open_for": 30.0}, "open_for must be a plain function … that gives seconds or None, not 30.0"),
+        ({"open_for": True}, "open_for must be a plain function … that gives seconds or None, not True"),
+        ({"open_for": "retry_after"}, "open_for must be a plain function … that gives seconds or None, not 'retry_after'"),
+        ({"shared": "redis://localhost"}, "shared must be a SharedState such as RedisState(url) … 'redis://localhost'"),
+        ({"shared": True}, "shared must be a SharedState such as RedisState(url) … not True"),
+        ({"shared": object()}, "or a storage of pybreaker's, not <object"),
+        ({"shared": RedisState}, "shared must be a SharedState such as RedisState(url) … not <class"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -81,6 +92,92 @@ def test_a_bad_argument_is_refused_in_a_sentence(arguments: dict[str, Any], sent
         CircuitBreaker(**arguments)
     assert_says(caught.value, sentence)
     assert [caught.value.path] == list(arguments)
+
+
+NUMBERS = (
+    "minimum_calls",
+    "failure_rate",
+    "consecutive_failures",
+    "slow_call_duration",
+    "slow_call_rate",
+    "open_duration",
+    "max_open_duration",
+    "half_open_probes",
+    "half_open_successes",
+    "half_open_failures",
+    "half_open_timeout",
+)
+NO_NUMBERS = (NAN, INF, -INF, -1, -0.5, 0, True, False, "", "5", b"5", [1], 1j)
+
+
+@pytest.mark.parametrize("wrong", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("path", NUMBERS)
+def test_no_number_takes_what_is_none(path: str, wrong: Any) -> None:
+    """NaN, infinity, less than nothing, nothing, a bool, text: name and value are in the sentence, at run time too."""
+    with pytest.raises(ConfigError, match=rf"{path} must be") as caught:
+        CircuitBreaker(**{path: wrong})
+    assert caught.value.path == path
+    assert repr(wrong) in str(caught.value)
+    breaker = CircuitBreaker()
+    before = breaker.settings
+    with pytest.raises(ConfigError, match=rf"{path} must be"):
+        breaker.configure(**{path: wrong})
+    assert breaker.settings is before
+
+
+@pytest.mark.parametrize("wrong", [NAN, INF, -1, 0, 0.5, True, "5", b"5"], ids=repr)
+@pytest.mark.parametrize(
+    "path", ["name", "window", "on", "ignore", "on_result", "causes", "open_for", "shared", "listeners", "rng"]
+)
+def test_nothing_else_takes_a_number_or_a_text(path: str, wrong: Any) -> None:
+    """A value in the wrong place is refused where it is given, not when the first call fails."""
+    fits = {("name", "5"), ("causes", True)}
+    if (path, wrong) in fits and type(wrong) in {str, bool}:
+        assert CircuitBreaker(**{path: wrong}).state is State.CLOSED
+        return
+    with pytest.raises((ConfigError, TypeError)) as caught:
+        CircuitBreaker(**{path: wrong})
+    if path != "listeners":
+        assert isinstance(caught.value, ConfigError)
+        assert caught.value.path == path
+
+
+@pytest.mark.parametrize(("percent", "written"), [(50, "0.5"), (5, "0.05"), (99.9, "0.999"), (100, "1")])
+@pytest.mark.parametrize("path", ["failure_rate", "slow_call_rate"])
+def test_a_rate_in_percent_is_told_how_to_write_it(path: str, percent: float, written: str) -> None:
+    """50 is meant as 0.5; what can not be a percentage gets no such hint."""
+    places: list[Any] = [CircuitBreaker, CircuitBreaker("svc", slow_call_duration=1.0).configure]
+    for refuse in places:
+        with pytest.raises(ConfigError, match=rf"; for {percent:g} % write {re.escape(written)}$"):
+            refuse(**{path: percent})
+        with pytest.raises(ConfigError, match=r"not 101$"):
+            refuse(**{path: 101})
+
+
+def test_unknown_arguments_are_refused() -> None:
+    """By Python itself at construction; positional ones too, but for the name."""
+    with pytest.raises(TypeError, match="failure_threshold"):
+        CircuitBreaker(failure_threshold=5)  # type: ignore[call-arg]  # pybreaker users may try
+    with pytest.raises(TypeError, match="positional"):
+        CircuitBreaker("svc", 5)  # type: ignore[arg-type, call-arg]  # what would it be?
+
+
+def test_an_open_duration_that_fails_is_refused_at_once() -> None:
+    """Asked for the first attempt where it is given, at run time too; then nothing has changed."""
+
+    def broken(attempt: int) -> float:
+        raise ZeroDivisionError
+
+    breaker = CircuitBreaker()
+    before = breaker.settings
+    places: list[Any] = [CircuitBreaker, breaker.configure]
+    for refuse in places:
+        for given in (lambda attempt: "5", lambda attempt: NAN, lambda attempt: True):
+            with pytest.raises(ConfigError, match="open_duration must be"):
+                refuse(open_duration=given)
+        with pytest.raises(ZeroDivisionError):
+            refuse(open_duration=broken)
+    assert breaker.settings is before
 
 
 @pytest.mark.parametrize(
@@ -235,3 +332,20 @@ def test_the_error_of_a_real_rejection_pickles(clock: VirtualClock) -> None:
     assert (twin.policy, twin.retry_after) == ("db", 5.0)
     assert twin.last_failure == FailureInfo("OSError", "gone", 1000.0)
     assert str(twin) == "circuit 'db' is open: 1 calls failed in a row; last failure OSError: gone; next try in 5 s"
+
+
+def test_what_would_never_be_awaited_or_made_is_refused_at_construction() -> None:
+    """An async `open_for`, and the class of a listener instead of a listener, are told apart at once."""
+
+    async def later(_told: object) -> float:
+        return 1.0
+
+    with pytest.raises(ConfigError, match="open_for must be a plain function"):
+        CircuitBreaker(open_for=later)  # type: ignore[arg-type]  # refused for that
+
+    class Listener:
+        def state_change(self, *_told: object) -> None:
+            """Heard."""
+
+    with pytest.raises(TypeError, match=r"not its class: write Listener\(\)"):
+        CircuitBreaker(listeners=[Listener])

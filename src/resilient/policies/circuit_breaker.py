@@ -415,8 +415,8 @@ class CircuitBreaker(Machine):
 
 
 def _function(path: str, given: Any, what: str) -> Any:
-    if given is not None and not callable(given):
-        raise ConfigError(f"{OWNER}: {path} must be a function {what}, not {given!r}", path=path)
+    if given is not None and (not callable(given) or is_async(given)):
+        raise ConfigError(f"{OWNER}: {path} must be a plain function {what}, not {given!r}", path=path)
     return given
 
 

@@ -49,6 +49,7 @@ class Closed(CircuitState):
         lock = circuit.lock
         try:  # a third of the cost of `with`; before the `try`, a signal handler that raises would leave it locked
             lock.acquire()
+            last = (type(error), now)  # a call: a signal handler may come in, so before the state is looked at
             if circuit.state_object is not self:
                 circuit.late += 1
                 return
@@ -63,7 +64,7 @@ class Closed(CircuitState):
                     circuit.late += 1
                     return
             self._streak = streak = self._streak + 1
-            self._last = (type(error), now)
+            self._last = last
             ring.failures += 1
             if slow:
                 ring.slow += 1

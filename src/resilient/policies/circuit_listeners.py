@@ -63,4 +63,6 @@ NOBODY = Listeners()
 
 
 def _is_pybreakers(listener: object) -> bool:
+    if isinstance(listener, type) and hasattr(listener, "state_change"):
+        raise TypeError(f"a listener must be an object, not its class: write {listener.__name__}()")
     return not callable(listener) and hasattr(listener, "state_change")

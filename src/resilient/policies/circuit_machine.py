@@ -138,6 +138,8 @@ class Machine(Gate):
                 attempt = max(state.attempt, 0 if exact is not None else 1)
                 trip = Trip(reason, now, None, info, state.counts(now))
                 opened = Open(self, until=until, attempt=attempt, trip=trip, slowest=state.slowest)
+                if isinstance(state, Open):
+                    opened.since = state.since  # a later end is no other opening
                 self.become_locked(state, opened, reason, None, local)
         self.deliver()
         return state
