@@ -78,7 +78,7 @@ def assert_says(error: Exception, sentence: str) -> None:
         ({"causes": None}, "causes must be True or False, not None"),
         ({"open_for": 30.0}, "open_for must be a plain function … that gives seconds or None, not 30.0"),
         ({"open_for": True}, "open_for must be a plain function … that gives seconds or None, not True"),
-        ({"open_for": "retry_after"}, "open_for must be a plain function … that gives seconds or None, not 'retry_after'"),
+        ({"open_for": "wait"}, "open_for must be a plain function … that gives seconds or None, not 'wait'"),
         ({"shared": "redis://localhost"}, "shared must be a SharedState such as RedisState(url) … 'redis://localhost'"),
         ({"shared": True}, "shared must be a SharedState such as RedisState(url) … not True"),
         ({"shared": object()}, "or a storage of pybreaker's, not <object"),
