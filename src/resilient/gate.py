@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ClassVar, Never, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Protocol, Self
 
 from resilient.clock import SYSTEM_CLOCK, Clock
 from resilient.errors import RejectedError
 from resilient.gate_layers import Ticket, agated, gated, settle_error
+from resilient.gate_waits import Waiter, aqueued, await_turn, queued, wait_turn
 from resilient.outcome import FAILURE, IGNORED, Classification, Verdicts, verdicts
-from resilient.policy import AsyncCall, C, Call, Policy
+from resilient.policy import UNLIMITED, AsyncCall, C, Call, Policy
+
+if TYPE_CHECKING:
+    import asyncio
 
 _UNSAID = Classification()
 _MARK = "__resilient_gate__"
@@ -56,9 +60,12 @@ class Gate(Policy[Never]):
         2
 
     `standing` is the ticket of every call while everybody is admitted and nothing can leak, or None: then `admit` is
-    asked for a ticket per call.
+    asked for a ticket per call. A gate that `waits` is asked by `enter` instead, where waiting is allowed. The tickets
+    of a gate that `holds` are places (see `resilient.places`): worker threads started further in retain them.
     """
 
+    waits = False
+    holds = False
     standing: Ticket | None = None
     rejects_with: ClassVar[type[RejectedError]] = RejectedError
 
@@ -73,6 +80,22 @@ class Gate(Policy[Never]):
         """Admit a call that is granted `limit` seconds, or raise RejectedError; never waits."""
         raise NotImplementedError
 
+    def enter(self, limit: float) -> Ticket | Waiter:
+        """Like `admit`, but may give a place in the line; asked of gates that wait."""
+        return self.admit(limit)
+
+    def arm(self, waiter: Waiter, wake: Callable[[], object], loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """See `resilient.gate_waits.Line`, as for `claim` and `leave`."""
+        raise NotImplementedError  # pragma: no cover  # only asked of gates that wait
+
+    def claim(self, waiter: Waiter) -> Ticket | None:
+        """The ticket of a waiter."""
+        raise NotImplementedError  # pragma: no cover  # likewise
+
+    def leave(self, waiter: Waiter) -> None:
+        """A waiter waits no longer."""
+        raise NotImplementedError  # pragma: no cover  # likewise
+
     def acquire(self) -> Permit:
         """Admit a call at once, or raise; never waits.
 
@@ -82,17 +105,18 @@ class Gate(Policy[Never]):
         Raises:
             RejectedError: of this gate's own kind.
         """
-        return HeldPermit(self, self.standing or self.admit(float("inf")))
+        return HeldPermit(self, self.standing or self.admit(UNLIMITED))
 
     def calling(self) -> Calling:
         """Guard a block: `with gate.calling() as permit:` or `async with`; settles by how the block ends.
 
-        Inside, `permit.failure()` and its like may settle earlier: for streams, callbacks, results.
+        Inside, `permit.failure()` and its like may settle earlier: for streams, callbacks, results. Entering waits
+        where the gate may.
 
         Raises:
             RejectedError: on entering, of this gate's own kind.
         """
-        return Calling(self)
+        return Calling(self, self.enter)
 
     def turn_away(self) -> bool:
         """Refuse a call without raising: a Fallback just outside answers then, at less than half the cost.
@@ -120,11 +144,13 @@ class Gate(Policy[Never]):
 
     def layer(self, inner: Call, limit: float, given: Classification) -> Call:
         """Return `inner` behind this gate; no lock is held while it runs."""
-        return self.marked(gated(self, inner, limit, given))
+        layer = queued if self.waits or self.holds else gated
+        return self.marked(layer(self, inner, limit, given))
 
     def alayer(self, inner: AsyncCall, limit: float, given: Classification) -> AsyncCall:
         """Return `inner` behind this gate, for async functions."""
-        return self.marked(agated(self, inner, limit, given))
+        layer = aqueued if self.waits else agated
+        return self.marked(layer(self, inner, limit, given))
 
 
 def gate_of(call: Callable[..., Any]) -> Gate | None:
@@ -198,29 +224,52 @@ class HeldPermit:
 class Calling:
     """One guarded block, or many one after the other; nested and concurrent ones take a `calling()` each."""
 
-    __slots__ = ("_gate", "_permit")
+    __slots__ = ("_enter", "_entered", "_gate", "_permit")
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, enter: Callable[[float], Ticket | Waiter]) -> None:
         self._gate = gate
+        self._enter = enter
+        self._entered = False
         self._permit: Permit | None = None
 
     def __enter__(self) -> Permit:
-        if self._permit is not None:
-            raise RuntimeError("this calling() is already entered; make one per block")
-        self._permit = self._gate.acquire()
-        return self._permit
+        ticket = self._begin()
+        try:
+            if isinstance(ticket, Waiter):
+                ticket = wait_turn(self._gate, ticket)
+            self._permit = permit = HeldPermit(self._gate, ticket)
+        except BaseException:
+            self._entered = False
+            raise
+        return permit
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None, /
     ) -> None:
         permit, self._permit = self._permit, None
+        self._entered = False
         if permit is not None:
             permit.__exit__(kind, error, tb)
 
     async def __aenter__(self) -> Permit:
-        return self.__enter__()
+        ticket = self._begin()
+        try:
+            if isinstance(ticket, Waiter):
+                ticket = await await_turn(self._gate, ticket)
+            self._permit = permit = HeldPermit(self._gate, ticket)
+        except BaseException:
+            self._entered = False
+            raise
+        return permit
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None, /
     ) -> None:
         self.__exit__(kind, error, tb)
+
+    def _begin(self) -> Ticket | Waiter:
+        if self._entered:
+            raise RuntimeError("this calling() is already entered; make one per block")
+        ticket = self._gate.standing or self._enter(UNLIMITED)
+        self._entered = True
+        return ticket

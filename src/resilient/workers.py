@@ -20,6 +20,21 @@ logger = logging.getLogger("resilient")
 Job = Callable[[], object]
 
 
+class Mover:
+    """Marks a policy that moves sync calls to threads of its own, and leaves them behind when the deadline comes."""
+
+
+def drop_late(owner: object, result: object, error: BaseException | None) -> None:
+    """What a call that was left behind has given in the end: nobody wants it; closed when it can be."""
+    logger.debug("%r: a call left behind has ended (%s)", owner, error or type(result).__name__)
+    close = getattr(result, "close", None)
+    if callable(close):
+        try:
+            close()
+        except Exception:
+            logger.debug("%r: closing the late result raised", owner, exc_info=True)
+
+
 class Workers:
     """Daemon threads that run one job at a time each.
 

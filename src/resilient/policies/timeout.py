@@ -7,20 +7,31 @@ import contextvars
 import logging
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 from resilient.checks import positive_seconds, whole
 from resilient.clock import SYSTEM_CLOCK, Clock, forget_on_fork
 from resilient.deadline import Limit, current_limit, current_scope, enforced_limit, lower_limit, restore_limit
 from resilient.errors import BulkheadFullError, CallTimeoutError, ConfigError
 from resilient.outcome import Classification
+from resilient.places import Place, retain_held
 from resilient.policy import Args, AsyncCall, Call, Enforcer, Fn, Kwargs, Policy
-from resilient.workers import WORKERS
+from resilient.workers import WORKERS, Mover, drop_late
 
 if TYPE_CHECKING:
     import asyncio
 
 logger = logging.getLogger("resilient")
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutSettings:
+    """What a Timeout was told."""
+
+    seconds: float
+    thread: bool
+    max_abandoned: int
 
 
 class Timeout(Enforcer):
@@ -70,11 +81,10 @@ class Timeout(Enforcer):
         max_abandoned: int = 64,
         clock: Clock | None = None,
     ) -> None:
-        self._seconds = positive_seconds("Timeout", "seconds", seconds)
+        positive_seconds("Timeout", "seconds", seconds)
         if not isinstance(thread, bool):
             raise ConfigError(f"Timeout: thread must be True or False, not {thread!r}", path="thread")
-        self._thread = thread
-        self._max_abandoned = whole("Timeout", "max_abandoned", max_abandoned)
+        self.settings = TimeoutSettings(float(seconds), thread, whole("Timeout", "max_abandoned", max_abandoned))
         self._clock = clock or SYSTEM_CLOCK
         self._lock = threading.Lock()
         self._abandoned = 0
@@ -84,21 +94,25 @@ class Timeout(Enforcer):
     @property
     def seconds(self) -> float:
         """How long the call may take."""
-        return self._seconds
+        return self.settings.seconds
 
     @property
     def hops(self) -> bool:
         """Whether sync calls are moved to a worker thread."""
-        return self._thread
+        return self.settings.thread
 
     @property
     def abandoned(self) -> int:
         """How many sync calls were left behind and still run."""
         return self._abandoned
 
+    def take_settings(self, other: Self) -> None:
+        """Go on with the limit of `other`; calls that were left behind stay counted."""
+        self.settings = other.settings
+
     def granted(self, limit: float) -> float:
         """The tighter of both."""
-        return min(self._seconds, limit)
+        return min(self.settings.seconds, limit)
 
     def layer(self, inner: Call, limit: float, given: Classification) -> Call:
         """Return `inner` with the deadline lowered."""
@@ -106,7 +120,7 @@ class Timeout(Enforcer):
 
         def limited(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
             started = now()
-            limit = lower_limit(Limit(started + self._seconds, self, self.name, clock), started)
+            limit = lower_limit(Limit(started + self.settings.seconds, self, self.name, clock), started)
             token = current_limit.set(limit)
             try:
                 return inner(fn, args, kwargs)
@@ -121,7 +135,7 @@ class Timeout(Enforcer):
 
         async def limited(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
             started = now()
-            limit = lower_limit(Limit(started + self._seconds, self, self.name, clock), started)
+            limit = lower_limit(Limit(started + self.settings.seconds, self, self.name, clock), started)
             token = current_limit.set(limit)
             try:
                 return await inner(fn, args, kwargs)
@@ -131,15 +145,27 @@ class Timeout(Enforcer):
         return limited
 
     def enforce(self, call: Call, policies: Sequence[Policy[Any]]) -> Call:
-        """Return `call` left behind in a worker thread when the deadline comes."""
+        """Return `call` left behind in a worker thread when the deadline comes.
+
+        A policy further in that moves calls to threads of its own does that itself: one hop is enough.
+        """
+        moved = next((place for place, policy in enumerate(policies) if isinstance(policy, Mover)), None)
+        if moved is not None and not any(isinstance(policy, Timeout) for policy in policies[moved:]):
+            return call
         clock, now, own = self._clock, self._clock.monotonic, _own(policies)
 
         def enforced(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+            if current_limit.get() is None:  # a Cache further in cut the call loose from the limits outside it
+                return call(fn, args, kwargs)
             started = now()
             limit = enforced_limit(clock, started)
-            job = _Job(self, call, fn, args, kwargs)
             self._admit_worker()
-            WORKERS.start(job.run, policy=self.name)
+            job = _Job(self, call, fn, args, kwargs)
+            try:
+                WORKERS.start(job.run, policy=self.name)
+            except BaseException:
+                job.release_places()
+                raise
             if job.wait(clock, limit.end - started):
                 return job.result()
             raise _timeout(limit, own, now() - started)
@@ -151,6 +177,8 @@ class Timeout(Enforcer):
         clock, now, own = self._clock, self._clock.monotonic, _own(policies)
 
         async def enforced(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+            if current_limit.get() is None:  # likewise
+                return await call(fn, args, kwargs)
             started = now()
             limit = enforced_limit(clock, started)
             scope = _Scope(clock, limit.end - started)
@@ -170,21 +198,21 @@ class Timeout(Enforcer):
 
     def describe(self) -> str:
         """One sentence: the limit."""
-        return f"Timeout: {self._seconds:g} s for what lies inside"
+        return f"Timeout: {self.settings.seconds:g} s for what lies inside"
 
     def worst_case(self, wait: float, calls: int) -> tuple[float, int]:
         """Nobody waits longer than this."""
-        return min(wait, self._seconds) if self._thread else wait, calls
+        return min(wait, self.settings.seconds) if self.settings.thread else wait, calls
 
     def warnings(self, outside: Sequence[Policy[Any]], inside: Sequence[Policy[Any]]) -> list[str]:
         """A limit that another one hides; the hop."""
         found = []
-        tighter = [other for other in outside if isinstance(other, Timeout) and other.seconds <= self._seconds]
+        tighter = [other for other in outside if isinstance(other, Timeout) and other.seconds <= self.settings.seconds]
         if tighter:
             found.append(
-                f"Timeout({self._seconds:g}) never fires: Timeout({tighter[0].seconds:g}) further out comes first"
+                f"Timeout({self.seconds:g}) never fires: Timeout({tighter[0].seconds:g}) further out comes first"
             )
-        if self._thread and not any(isinstance(other, Timeout) for other in inside):
+        if self.settings.thread and not any(isinstance(other, Timeout) for other in inside):
             found.append(
                 "a sync call runs in a worker thread: thread-locals such as database connections stay behind,"
                 " and a call that timed out goes on until it ends by itself"
@@ -192,7 +220,7 @@ class Timeout(Enforcer):
         return found
 
     def __repr__(self) -> str:
-        return f"Timeout({self._seconds:g})"
+        return f"Timeout({self.settings.seconds:g})"
 
     def after_fork_in_child(self) -> None:
         """The calls left behind run in the parent."""
@@ -209,18 +237,12 @@ class Timeout(Enforcer):
         """A call that was left behind has ended: nobody wants its result."""
         with self._lock:
             self._abandoned = max(0, self._abandoned - 1)
-        logger.debug("%r: a call left behind has ended (%s)", self, error or type(result).__name__)
-        close = getattr(result, "close", None)
-        if callable(close):
-            try:
-                close()
-            except Exception:
-                logger.debug("%r: closing the late result raised", self, exc_info=True)
+        drop_late(self, result, error)
 
     def _admit_worker(self) -> None:
-        if self._abandoned >= self._max_abandoned:
+        if self._abandoned >= self.settings.max_abandoned:
             raise BulkheadFullError(
-                f"{self._abandoned} calls that timed out still run (max_abandoned={self._max_abandoned})",
+                f"{self._abandoned} calls that timed out still run (max_abandoned={self.settings.max_abandoned})",
                 policy=self.name,
             )
 
@@ -239,6 +261,7 @@ class _Job:
         "_kwargs",
         "_lock",
         "_owner",
+        "_places",
         "_result",
     )
 
@@ -246,6 +269,7 @@ class _Job:
         self._owner = owner
         self._call, self._fn, self._args, self._kwargs = call, fn, args, kwargs
         self._context = contextvars.copy_context()
+        self._places: tuple[Place, ...] = retain_held(self._context)
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._gone = False
@@ -260,6 +284,7 @@ class _Job:
             result = self._context.run(self._call, self._fn, self._args, self._kwargs)
         except BaseException as raised:
             error = raised
+        self.release_places()
         with self._lock:
             gone = self._gone
             if not gone:
@@ -268,6 +293,12 @@ class _Job:
         if gone:
             self._owner.return_from_abandoned(result, error)
         result = error = None  # the error's traceback holds this frame
+
+    def release_places(self) -> None:
+        """The work has ended, or never began: what the caller's gates gave it is not used here any more."""
+        places, self._places = self._places, ()
+        for place in places:
+            place.release()
 
     def wait(self, clock: Clock, seconds: float) -> bool:
         """In the caller: True when the call has ended; else it is left behind. Ctrl-C leaves it behind too."""
