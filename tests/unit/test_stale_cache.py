@@ -31,7 +31,7 @@ class Dependency:
 
 
 def test_the_last_good_answer_serves_until_it_is_too_old(drive: Drive, clock: VirtualClock) -> None:
-    """Success is stored, a later failure gets it until max_age, then the error leaves."""
+    """Case 7: success is stored, a later failure gets it until max_age, then the error leaves."""
     dependency, cache = Dependency(), StaleCache(max_age=60.0, clock=clock)
     assert drive(cache, dependency, "Rome") == "sunny"
     dependency.down = True
@@ -43,7 +43,7 @@ def test_the_last_good_answer_serves_until_it_is_too_old(drive: Drive, clock: Vi
 
 
 def test_a_stored_none_is_a_value(drive: Drive) -> None:
-    """Nothing known and None known are not the same."""
+    """Case 7: nothing known and None known are not the same."""
     dependency, cache = Dependency(None), StaleCache()
     drive(cache, dependency, "Rome")
     dependency.down = True
@@ -70,6 +70,21 @@ def test_mark_says_that_the_answer_is_old(drive: Drive, clock: VirtualClock) -> 
     clock.advance(12.5)
     dependency.down = True
     assert drive(cache, dependency, "Rome") == "sunny, 12.5 s old"
+
+
+def test_an_answer_that_is_fresh_enough_is_not_marked(drive: Drive, clock: VirtualClock) -> None:
+    """Younger than `fresh_for`: as it is; older: marked; older than `max_age`: not given."""
+    dependency = Dependency()
+    cache = StaleCache(max_age=60.0, fresh_for=5.0, mark=lambda answer, age: f"{answer}, {age:g} s old", clock=clock)
+    drive(cache, dependency, "Rome")
+    dependency.down = True
+    clock.advance(4.9)
+    assert drive(cache, dependency, "Rome") == "sunny"
+    clock.advance(0.1)
+    assert drive(cache, dependency, "Rome") == "sunny, 5 s old"
+    clock.advance(55.0)
+    with pytest.raises(ConnectionError):
+        drive(cache, dependency, "Rome")
 
 
 def test_the_next_way_is_asked_when_nothing_is_known(drive: Drive) -> None:
@@ -178,6 +193,9 @@ def test_methods_and_async_methods_are_remembered_per_object() -> None:
         ({"max_entries": 0}, "at least 1"),
         ({"mark": "old"}, "must be a function"),
         ({"key": 3}, "must be a function"),
+        ({"fresh_for": 5.0}, "give mark= too"),
+        ({"fresh_for": 0, "mark": print}, "more than 0"),
+        ({"fresh_for": 7200.0, "mark": print}, "at most max_age=3600"),
     ],
 )
 def test_bad_arguments_are_refused_with_a_sentence(settings: dict[str, Any], message: str) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import logging
 import threading
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, Final, Never, TypeVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Never, TypeVar
 
 from resilient.checks import positive_seconds, whole
 from resilient.clock import SYSTEM_CLOCK, Clock, forget_on_fork
 from resilient.errors import ConfigError
 from resilient.outcome import Classification, Match
+from resilient.policies.argument_keys import ArgumentKeys
 from resilient.policies.fallback import Fallback
 from resilient.policies.fallback_steps import NO_ANSWER, Step
 from resilient.policy import Args, Fn, Kwargs, describe_function
@@ -23,11 +20,7 @@ if TYPE_CHECKING:
 
     from resilient.policies.shared_cache import SharedCache
 
-logger = logging.getLogger("resilient")
-
 V = TypeVar("V")
-
-_NAMED: Final = "**"  # between positional and named arguments in a key
 
 
 class StaleCache(Fallback[Never]):
@@ -43,6 +36,8 @@ class StaleCache(Fallback[Never]):
         max_age: seconds an answer may be old, more than 0, default 3600.0.
         mark: called as `mark(answer, age)` with seconds; what it returns is handed out instead, so that the user can
             be told that the answer is old.
+        fresh_for: seconds for which an answer is as good as new and handed out without `mark`; at most `max_age`,
+            default None: every remembered answer is marked.
         max_entries: how many answers are remembered, default 1024; the one used least recently goes first.
         key: called with the call's arguments, gives what they are remembered under; default the arguments themselves,
             which must be hashable then.
@@ -75,6 +70,7 @@ class StaleCache(Fallback[Never]):
         *,
         max_age: float = 3600.0,
         mark: Callable[[V, float], V] | None = None,
+        fresh_for: float | None = None,
         max_entries: int = 1024,
         key: Callable[..., Hashable] | None = None,
         shared: SharedCache | None = None,
@@ -83,18 +79,19 @@ class StaleCache(Fallback[Never]):
         clock: Clock | None = None,
         name: str | None = None,
     ) -> None:
-        for path, function in (("mark", mark), ("key", key)):
-            if function is not None and not callable(function):
-                raise ConfigError(f"StaleCache: {path} must be a function, not {function!r}", path=path)
+        if mark is not None and not callable(mark):
+            raise ConfigError(f"StaleCache: mark must be a function, not {mark!r}", path="mark")
         if shared is not None and not (
             callable(getattr(shared, "put", None)) and callable(getattr(shared, "get", None))
         ):
             raise ConfigError(f"StaleCache: shared must be a cache such as RedisCache, not {shared!r}", path="shared")
+        oldest = positive_seconds("StaleCache", "max_age", max_age)
         remembered = _Remembered(
-            positive_seconds("StaleCache", "max_age", max_age),
+            oldest,
             whole("StaleCache", "max_entries", max_entries),
             mark,
-            key,
+            _fresh_for(fresh_for, oldest, mark),
+            ArgumentKeys("StaleCache", key),
             shared,
             clock or SYSTEM_CLOCK,
             name,
@@ -121,7 +118,8 @@ class _Remembered(Step):
         max_age: float,
         max_entries: int,
         mark: Callable[[Any, float], Any] | None,
-        key: Callable[..., Hashable] | None,
+        fresh_for: float,
+        keys: ArgumentKeys,
         shared: SharedCache | None,
         clock: Clock,
         name: str | None,
@@ -130,14 +128,13 @@ class _Remembered(Step):
         self._max_age = max_age
         self._max_entries = max_entries
         self._mark = mark
-        self._key = key
+        self._fresh_for = fresh_for
+        self._keys = keys
         self._shared = shared
         self._clock = clock
         self.awaits = shared is not None
         self._lock = threading.RLock()  # reentrant: dropping an answer may run its `__del__`
         self._answers: TTLCache[Hashable, tuple[Any, float]] | None = None
-        self._signatures: WeakKeyDictionary[Fn, inspect.Signature | None] = WeakKeyDictionary()
-        self._complained = False
         forget_on_fork(self)
 
     def check(self, fn: Fn) -> None:
@@ -159,7 +156,7 @@ class _Remembered(Step):
             if self._shared is not None and (text := self._text_key(fn, key)) is not None:
                 self._shared.put(text, result, self._max_age)
         except Exception as problem:
-            self._complain(fn, problem)
+            self._keys.complain(fn, problem)
 
     def answer(self, fn: Fn, args: Args, kwargs: Kwargs, error: Exception) -> Any:
         """What is remembered, marked as old."""
@@ -206,7 +203,7 @@ class _Remembered(Step):
             with self._lock:
                 found = self._cache().get(key)
         except Exception as problem:
-            self._complain(fn, problem)
+            self._keys.complain(fn, problem)
             return NO_ANSWER
         return NO_ANSWER if found is None else self._marked(found[0], self._clock.monotonic() - found[1])
 
@@ -216,22 +213,12 @@ class _Remembered(Step):
             text = self._text_key(fn, self._key_of(fn, args, kwargs))
             found = None if text is None else self._shared.get(text)
         except Exception as problem:
-            self._complain(fn, problem)
+            self._keys.complain(fn, problem)
             return NO_ANSWER
         return NO_ANSWER if found is None or found[1] > self._max_age else self._marked(*found)
 
     def _marked(self, answer: Any, age: float) -> Any:
-        return answer if self._mark is None else self._mark(answer, age)
-
-    def _complain(self, fn: Fn, problem: Exception) -> None:
-        if not self._complained:
-            self._complained = True
-            logger.error(
-                "StaleCache: a call of %s can not be remembered (told once);"
-                " give it key= when its arguments are not hashable",
-                describe_function(fn),
-                exc_info=problem,
-            )
+        return answer if self._mark is None or age < self._fresh_for else self._mark(answer, age)
 
     def _cache(self) -> TTLCache[Hashable, tuple[Any, float]]:
         if self._answers is None:
@@ -241,16 +228,9 @@ class _Remembered(Step):
         return self._answers
 
     def _key_of(self, fn: Fn, args: Args, kwargs: Kwargs) -> tuple[Hashable, ...]:
-        if self._key is not None:
-            return (self._key(*args, **kwargs),)
+        key = self._keys.of(fn, args, kwargs)
         owner = getattr(fn, "__self__", None)
-        signature = self._signature_of(fn)
-        if signature is not None and (kwargs or len(args) != len(signature.parameters)):
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            args, kwargs = bound.args, bound.kwargs
-        named = (_NAMED, *sorted(kwargs.items())) if kwargs else ()
-        return (*args, *named) if owner is None else (owner, *args, *named)
+        return key if owner is None or self._keys.own is not None else (owner, *key)
 
     def _text_key(self, fn: Fn, key: tuple[Hashable, ...]) -> str | None:
         """The same in every process; None where an argument has no text of its own, only an address."""
@@ -259,15 +239,19 @@ class _Remembered(Step):
         function = self._name or f"{getattr(fn, '__module__', '')}.{describe_function(fn)}"
         return f"{function}:{key!r}"
 
-    def _signature_of(self, fn: Fn) -> inspect.Signature | None:
-        try:
-            return self._signatures[fn]
-        except (KeyError, TypeError):
-            pass
-        try:
-            signature = inspect.signature(fn)
-        except (TypeError, ValueError):
-            signature = None
-        with contextlib.suppress(TypeError):  # no weak reference to it: looked up again each time
-            self._signatures[fn] = signature
-        return signature
+
+def _fresh_for(value: object, max_age: float, mark: object) -> float:
+    if value is None:
+        return 0.0
+    seconds = positive_seconds("StaleCache", "fresh_for", value)
+    if mark is None:
+        raise ConfigError(
+            f"StaleCache: fresh_for={value!r} says from what age answers are marked as old: give mark= too",
+            path="fresh_for",
+        )
+    if seconds > max_age:
+        raise ConfigError(
+            f"StaleCache: fresh_for must be at most max_age={max_age:g}, not {value!r}: older answers are not given",
+            path="fresh_for",
+        )
+    return seconds

@@ -1,0 +1,335 @@
+"""Many single calls, one batch call."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeAlias, TypeVar, overload
+
+from resilient import names
+from resilient.checks import number, policy_name, whole
+from resilient.clock import SYSTEM_CLOCK, Clock, forget_on_fork
+from resilient.errors import BulkheadFullError, ConfigError
+from resilient.policies.batches import Batch, Slot, fail, hand_out, serve
+from resilient.policies.cache_report import CollapserSnapshot
+from resilient.policies.shared_answer import limit_of_caller, loose_context, take
+from resilient.policy import Fn, describe_function, is_async, refuse_generators
+from resilient.workers import WORKERS
+
+if TYPE_CHECKING:
+    import asyncio
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+T = TypeVar("T")
+
+BatchCall: TypeAlias = Callable[[list[K]], Sequence[V] | Mapping[K, V]]
+AsyncBatchCall: TypeAlias = Callable[[list[K]], Coroutine[Any, Any, Sequence[V] | Mapping[K, V]]]
+
+
+@dataclass(frozen=True, slots=True)
+class CollapserSettings:
+    """What a Collapser was told."""
+
+    delay: float
+    max_size: int
+
+
+class Decorate(Protocol):
+    """What `Collapser.decorate(delay=...)` gives: a decorator for a batch function."""
+
+    @overload
+    def __call__(self, batch: AsyncBatchCall[K, T], /) -> Collapser[K, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __call__(self, batch: BatchCall[K, V], /) -> Collapser[K, V]: ...
+
+
+class Collapser(Generic[K, V]):
+    """Collect single calls for a moment and make one batch call for all of them: `user = Collapser(fetch_users)`.
+
+    The first call opens a batch, which starts `delay` later or as soon as it has `max_size` keys. The batch function
+    gets a list of distinct keys and returns one value per key, in order, or a mapping. A key without a value is a
+    MissingResultError for its callers, a value that is an exception is raised for its callers; when the batch call
+    fails, every call in it fails with its error.
+
+    Calls of an async batch function are collected per event loop, those of a plain function over all threads: the
+    first caller waits and makes the batch call for all in its own thread, or in a worker thread where it has a
+    deadline. A batch has the context of its first caller, but not its deadline: each caller waits as long as its own
+    allows. A caller that is cancelled takes nobody with it; when all are, an async batch is cancelled too.
+
+    For methods make one per object: `self.user = Collapser(self.fetch_users)`. Every call pays up to `delay`, so
+    it is for load: many callers at once, and a dependency that answers a batch faster than its single calls.
+
+    Args:
+        batch: the batch function, plain or async.
+        delay: seconds to wait for more keys, 0 or more, default 0.010 as in Hystrix; 0 collects what is asked in the
+            same turn of an event loop.
+        max_size: keys at most in a batch, default 100.
+        clock: default the machine's monotonic clock.
+        name: label; default "collapser".
+
+    Raises:
+        ConfigError: when an argument is wrong.
+        MissingResultError: from a call, when the batch has no value for its key. Also a KeyError.
+        CallTimeoutError: from a call, when the caller's deadline comes first.
+
+    Safe for threads and event loops.
+
+    Example:
+        >>> from concurrent.futures import ThreadPoolExecutor
+        >>> from resilient.policies.collapser import Collapser
+        >>> def fetch_users(numbers: list[int]) -> dict[int, str]:
+        ...     print("asking for", sorted(numbers))
+        ...     return {number: f"user {number}" for number in numbers}
+        >>> user = Collapser(fetch_users, delay=60.0, max_size=3)
+        >>> with ThreadPoolExecutor(3) as pool:
+        ...     list(pool.map(user, [1, 2, 3]))
+        asking for [1, 2, 3]
+        ['user 1', 'user 2', 'user 3']
+    """
+
+    kind = "collapser"
+
+    @overload
+    def __init__(
+        self: Collapser[K, Coroutine[Any, Any, T]],
+        batch: AsyncBatchCall[K, T],
+        *,
+        delay: float = 0.010,
+        max_size: int = 100,
+        clock: Clock | None = None,
+        name: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        batch: BatchCall[K, V],
+        *,
+        delay: float = 0.010,
+        max_size: int = 100,
+        clock: Clock | None = None,
+        name: str | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        batch: Fn,
+        *,
+        delay: float = 0.010,
+        max_size: int = 100,
+        clock: Clock | None = None,
+        name: str | None = None,
+    ) -> None:
+        refuse_generators(batch)
+        if number("Collapser", "delay", delay) < 0:
+            raise ConfigError(f"Collapser: delay must be seconds, 0 or more, not {delay!r}", path="delay")
+        self.settings = CollapserSettings(float(delay), whole("Collapser", "max_size", max_size))
+        self._batch = batch
+        self._is_async = is_async(batch)
+        self._clock = clock or SYSTEM_CLOCK
+        self._lock = threading.Lock()
+        self._open: dict[asyncio.AbstractEventLoop | None, Batch] = {}  # by event loop; None: of all threads
+        self._waiting = self._calls = self._batches = self._keys = 0
+        self.name = names.claim(self.kind, policy_name("Collapser", name), self)
+        forget_on_fork(self)
+
+    @overload
+    @staticmethod
+    def decorate(batch: AsyncBatchCall[K, T], /) -> Collapser[K, Coroutine[Any, Any, T]]: ...
+    @overload
+    @staticmethod
+    def decorate(batch: BatchCall[K, T], /) -> Collapser[K, T]: ...
+    @overload
+    @staticmethod
+    def decorate(
+        *, delay: float = 0.010, max_size: int = 100, clock: Clock | None = None, name: str | None = None
+    ) -> Decorate: ...
+    @staticmethod
+    def decorate(batch: Fn | None = None, /, **settings: Any) -> Any:
+        """Decorate a batch function, with or without settings; what it then takes is one key.
+
+        Example:
+            >>> from resilient.policies.collapser import Collapser
+            >>> @Collapser.decorate(max_size=1)
+            ... def square(numbers: list[int]) -> list[int]:
+            ...     return [number * number for number in numbers]
+            >>> square(4)
+            16
+        """
+        if batch is not None:
+            return Collapser(batch, **settings)
+        return lambda decorated: Collapser(decorated, **settings)
+
+    def __call__(self, key: K, /) -> V:
+        """The value of one key; awaitable where the batch function is async."""
+        hash(key)  # refused here, not under the lock
+        return self._asked_async(key) if self._is_async else self._asked(key)  # type: ignore[return-value]  # a coroutine is that V
+
+    def snapshot(self) -> CollapserSnapshot:
+        """Counts of one moment."""
+        with self._lock:
+            return CollapserSnapshot(self.name, self._waiting, self._calls, self._batches, self._keys)
+
+    def take_settings(self, other: Self) -> None:
+        """Go on with the settings of `other`; batches that wait keep their delay."""
+        self.settings = other.settings
+
+    def __repr__(self) -> str:
+        settings = self.settings
+        return f"Collapser({describe_function(self._batch)}, delay={settings.delay:g}, max_size={settings.max_size})"
+
+    def after_fork_in_child(self) -> None:
+        """A new lock; the batches of the parent's threads are made there."""
+        self._lock = threading.Lock()
+        self._open = {}
+        self._waiting = 0
+
+    def _asked(self, key: Hashable) -> Any:
+        limit = limit_of_caller(self._clock)
+        batch, slot, leads = self._join(key, None)
+        here = leads and limit is None
+        try:
+            if here:
+                self._lead(batch)
+            elif leads:
+                self._lead_in_worker(batch, loose_context())
+            slot.wait(self._clock, limit)
+            return take(slot)
+        except BaseException:
+            if self._leave(batch, key, slot, None, drop=here) and here and not slot.done:
+                batch.full.set()  # interrupted, and others wait: no more delay for them
+                with contextlib.suppress(BulkheadFullError):  # they are told
+                    self._lead_in_worker(batch, loose_context())
+            raise
+        finally:
+            self._gone()
+            del batch, slot  # an error's traceback holds this frame
+
+    async def _asked_async(self, key: Hashable) -> Any:
+        import asyncio
+
+        limit = limit_of_caller(self._clock)
+        loop = asyncio.get_running_loop()
+        batch, slot, leads = self._join(key, loop)
+        try:
+            if leads:
+                batch.context = loose_context()
+            if batch.full.is_set():
+                self._start_task(batch, loop)
+            elif leads:
+                start = functools.partial(self._start_task, batch, loop)
+                batch.cancel_timer = self._clock.call_later(loop, self.settings.delay, start)
+            await slot.wait_async(self._clock, limit)
+            return take(slot)
+        except BaseException:
+            self._leave(batch, key, slot, loop, drop=True)
+            raise
+        finally:
+            self._gone()
+            del batch, slot  # an error's traceback holds this frame
+
+    def _join(self, key: Hashable, place: asyncio.AbstractEventLoop | None) -> tuple[Batch, Slot, bool]:
+        with self._lock:
+            self._calls += 1
+            self._waiting += 1
+            batch = self._open.get(place)
+            leads = batch is None
+            if batch is None:
+                batch = self._open[place] = Batch()
+            slot = batch.slots.get(key)
+            if slot is None:
+                slot = batch.slots[key] = Slot()
+            else:
+                slot.callers += 1
+            full = len(batch.slots) >= self.settings.max_size
+            if full:
+                del self._open[place]
+        if full:
+            batch.full.set()
+        return batch, slot, leads
+
+    def _leave(
+        self, batch: Batch, key: Hashable, slot: Slot, place: asyncio.AbstractEventLoop | None, *, drop: bool
+    ) -> bool:
+        """One caller waits no longer. True while others do; when none does, `drop` gives the batch up."""
+        with self._lock:
+            slot.callers -= 1
+            if slot.callers == 0 and not batch.started:
+                batch.slots.pop(key, None)
+            others = any(other.callers for other in batch.slots.values())
+            if drop and not others and self._open.get(place) is batch:
+                del self._open[place]
+        if drop and not others:
+            if batch.cancel_timer is not None:
+                batch.cancel_timer()
+            if batch.task is not None:
+                batch.task.cancel()
+        return others
+
+    def _gone(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+
+    def _start(self, batch: Batch, place: asyncio.AbstractEventLoop | None) -> dict[Hashable, Slot]:
+        """Close a batch to make its call; the keys for which somebody still waits."""
+        wanted = self._close(batch, place)
+        if wanted:
+            with self._lock:
+                self._batches += 1
+                self._keys += len(wanted)
+        return wanted
+
+    def _close(self, batch: Batch, place: asyncio.AbstractEventLoop | None) -> dict[Hashable, Slot]:
+        with self._lock:
+            if self._open.get(place) is batch:
+                del self._open[place]
+            batch.started = True
+            return {key: slot for key, slot in batch.slots.items() if slot.callers and not slot.done}
+
+    def _lead(self, batch: Batch) -> None:
+        self._clock.wait(batch.full, self.settings.delay)
+        if wanted := self._start(batch, None):
+            serve(self._batch, wanted)
+
+    def _lead_in_worker(self, batch: Batch, context: Context) -> None:
+        def run() -> None:
+            try:
+                context.run(self._lead, batch)
+            except BaseException as error:
+                fail(self._close(batch, None), error)
+
+        try:
+            WORKERS.start(run, policy=self.name)
+        except BaseException as error:
+            fail(self._close(batch, None), error)
+            raise
+
+    def _start_task(self, batch: Batch, loop: asyncio.AbstractEventLoop) -> None:
+        if batch.started:
+            return
+        wanted = self._start(batch, loop)
+        if batch.cancel_timer is not None:
+            batch.cancel_timer()
+        if not wanted:
+            return
+
+        keys = list(wanted)  # an error's traceback holds the frame of `run`: nobody's slot in it
+
+        async def run() -> Any:
+            return await self._batch(keys)
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            import asyncio
+
+            if task.cancelled():
+                fail(wanted, asyncio.CancelledError())
+            elif (error := task.exception()) is not None:
+                fail(wanted, error)
+            else:
+                hand_out(self._batch, wanted, task.result())
+
+        batch.task = loop.create_task(run(), context=batch.context)
+        batch.task.add_done_callback(ended)
