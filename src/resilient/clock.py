@@ -71,6 +71,9 @@ class SystemClock:
 
 
 SYSTEM_CLOCK: Clock = SystemClock()
+"""What runs on no clock of its own; during `resilient.testing.use_clock` it goes by that one."""
+REAL_CLOCK: Clock = SystemClock()
+"""For sockets and what waits for them: no test replaces it."""
 
 
 def wall_ms() -> int:

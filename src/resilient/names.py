@@ -37,11 +37,18 @@ class _Labels:
         with self._lock:
             self._holders.pop((kind, label), None)
 
+    def living(self) -> list[object]:
+        found = [ref() for ref in self._holders.valuerefs()]  # one step: others may come and go meanwhile
+        return list({id(holder): holder for holder in found if holder is not None}.values())
+
     def forget(self) -> None:
         with self._lock:
+            living = self.living()
             self._holders.clear()
             self._numbers.clear()
             self._warned.clear()
+            for holder in living:  # they go on without a claim to their label
+                self._holders["", f"{id(holder)}"] = holder
 
     def after_fork_in_child(self) -> None:
         self._lock = threading.RLock()
@@ -78,6 +85,11 @@ def release(kind: str, label: str) -> None:
     _labels.release(kind, label)
 
 
+def living() -> list[object]:
+    """Everything that ever claimed a label and is still alive: every policy, every command."""
+    return _labels.living()
+
+
 def forget() -> None:
-    """Forget every holder and every warning: between tests."""
+    """Free every label and forget every warning: between tests."""
     _labels.forget()

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from types import CoroutineType, FunctionType
 from typing import Any, ClassVar, Generic, Never, ParamSpec, Self, TypeAlias, TypeVar, overload
+from weakref import WeakValueDictionary
 
 from resilient import names
 from resilient.checks import policy_name
@@ -32,6 +33,11 @@ Call: TypeAlias = Callable[[Fn, Args, Kwargs], Any]
 AsyncCall: TypeAlias = Callable[[Fn, Args, Kwargs], Awaitable[Any]]
 
 UNLIMITED = float("inf")
+
+ALONE = "__resilient_alone__"  # of a function guarded by `alone`: (its policy, what it guards)
+alone_functions: WeakValueDictionary[int, Fn] = WeakValueDictionary()
+"""Those functions by id, for the tests' switches: unlike chains, they are not looked up at each call."""
+transparent = False  # set by `resilient.testing.disabled`: the chains made meanwhile only call
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,10 @@ class Policy(Generic[F_co]):
         raise ConfigError(f"{type(self).__name__} can not be changed while it runs: make a new one", path=self.kind)
 
     def alone(self, fn: Fn) -> Fn | None:
-        """`fn` guarded by this policy and nothing else, if it knows a shorter way than a chain of one layer."""
+        """`fn` guarded by this policy and nothing else, if it knows a shorter way than a chain of one layer.
+
+        A plain function, made anew at each request, that holds `fn` in a variable.
+        """
         return None
 
     def granted(self, limit: float) -> float:
@@ -204,14 +213,16 @@ class Policy(Generic[F_co]):
         try:
             return self._chain
         except AttributeError:
-            self._chain = compose(self.layers, self._verdicts)
+            chain = compose(self.layers, self._verdicts)
+            self._chain = invoke if transparent else chain
             return self._chain
 
     def _async(self) -> AsyncCall:
         try:
             return self._achain
         except AttributeError:
-            self._achain = acompose(self.layers, self._verdicts)
+            chain = acompose(self.layers, self._verdicts)
+            self._achain = ainvoke if transparent else chain
             return self._achain
 
 
@@ -305,8 +316,11 @@ def guard(policy: Policy[Any], fn: Fn) -> Fn:
         return type(fn)(guard(policy, fn.__func__))
     refuse_generators(fn)
     policy.check(fn)
-    if (shorter := policy.alone(fn)) is not None:
-        return functools.wraps(fn)(shorter)
+    if not transparent and (shorter := policy.alone(fn)) is not None:
+        functools.update_wrapper(shorter, fn)
+        setattr(shorter, ALONE, (policy, fn))
+        alone_functions[id(shorter)] = shorter
+        return shorter
     if is_async(fn):
         policy._async()  # a policy that can not guard it says so now
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import httpcore
 import httpx
 
-from resilient.clock import SYSTEM_CLOCK
+from resilient.clock import REAL_CLOCK
 
 
 class DeadlineTransport(httpx.BaseTransport):
@@ -28,7 +28,7 @@ class DeadlineTransport(httpx.BaseTransport):
 
     def left(self, timeout: float | None) -> float:
         """`timeout`, cut to the seconds that are left."""
-        left = self.end - SYSTEM_CLOCK.monotonic()
+        left = self.end - REAL_CLOCK.monotonic()
         if left <= 0:
             raise httpcore.ReadTimeout("the time for the whole exchange is over")
         return left if timeout is None else min(timeout, left)

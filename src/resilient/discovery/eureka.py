@@ -10,7 +10,7 @@ from functools import partial
 from typing import Self
 
 from resilient import checks
-from resilient.clock import SYSTEM_CLOCK, Clock, forget_on_fork
+from resilient.clock import REAL_CLOCK, SYSTEM_CLOCK, Clock, forget_on_fork
 from resilient.discovery.eureka_fetch import Fetch
 from resilient.discovery.eureka_lease import EurekaLease
 from resilient.discovery.eureka_url import DEFAULTS, EurekaUrl
@@ -169,22 +169,22 @@ class EurekaDiscovery(Registry):
 
     def close(self) -> None:
         """End the loop, then take our entries out, ≤ 5 s in all; never raises; twice is fine."""
-        end = SYSTEM_CLOCK.monotonic() + BUDGET
+        end = REAL_CLOCK.monotonic() + BUDGET
         here = self._refresh.here  # called by a listener or a health check
         self._end()
         self._refresh.stop()
         for registration in tuple(self._registrations):
-            registration.close_within(end - SYSTEM_CLOCK.monotonic(), here=here)
+            registration.close_within(end - REAL_CLOCK.monotonic(), here=here)
 
     async def aclose(self) -> None:
         """The same, for an event loop."""
-        end = SYSTEM_CLOCK.monotonic() + BUDGET
+        end = REAL_CLOCK.monotonic() + BUDGET
         self._end()
         try:
             await self._refresh.astop()
         finally:
             for registration in tuple(self._registrations):
-                await registration.aclose_within(end - SYSTEM_CLOCK.monotonic())
+                await registration.aclose_within(end - REAL_CLOCK.monotonic())
 
     def _end(self) -> None:
         self._refresh.remove(self._fetch)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from urllib.parse import quote
 
-from resilient.clock import SYSTEM_CLOCK, Clock
+from resilient.clock import REAL_CLOCK, Clock
 from resilient.discovery.bell import Bell
 from resilient.discovery.condition import Condition
 from resilient.discovery.eureka_wire import write_instance
@@ -119,10 +119,10 @@ class EurekaLease:
         """
         if not self._sent:
             return
-        end = SYSTEM_CLOCK.monotonic() + budget  # sockets live in real time, whatever clock the policies run on
+        end = REAL_CLOCK.monotonic() + budget  # sockets live in real time, whatever clock the policies run on
         servers = self._servers.order()
         for left, server in zip(range(len(servers), 0, -1), servers, strict=True):
-            share = max((end - SYSTEM_CLOCK.monotonic()) / left, 0.001)  # none left: the attempt fails at once
+            share = max((end - REAL_CLOCK.monotonic()) / left, 0.001)  # none left: the attempt fails at once
             answer = yield Send(server, "DELETE", self._path(), min(self._servers.timeout, share))
             if 0 < answer.status < 500:  # 404: not there, which is what was wanted
                 self._sent = False

@@ -9,7 +9,7 @@ import signal
 import threading
 from typing import Any, Protocol, Self
 
-from resilient.clock import SYSTEM_CLOCK, forget_on_fork
+from resilient.clock import REAL_CLOCK, forget_on_fork
 from resilient.discovery.bell import Bell
 from resilient.discovery.instance import Instance
 from resilient.discovery.refresh import Refresh
@@ -139,10 +139,10 @@ class LeaseRegistration(Registration):
         if not self._shut():
             return
         here = here or self._refresh.here
-        end = SYSTEM_CLOCK.monotonic() + budget
+        end = REAL_CLOCK.monotonic() + budget
         if not self._refresh.agenda.jobs:  # nobody asked who is there: the loop ran for us alone
             self._refresh.stop()
-        self._leave(end - SYSTEM_CLOCK.monotonic(), here=here)
+        self._leave(end - REAL_CLOCK.monotonic(), here=here)
 
     async def aclose(self) -> None:
         """The same, for an event loop."""
@@ -152,24 +152,24 @@ class LeaseRegistration(Registration):
         """The same in `budget` seconds."""
         if not self._shut():
             return
-        end = SYSTEM_CLOCK.monotonic() + budget
+        end = REAL_CLOCK.monotonic() + budget
         try:
             if not self._refresh.agenda.jobs:
                 await self._refresh.astop()
-            await self._lease.idle.wait_async(lambda: not self._lease.busy, _SETTLE, SYSTEM_CLOCK)
+            await self._lease.idle.wait_async(lambda: not self._lease.busy, _SETTLE, REAL_CLOCK)
         finally:  # cancelled while waiting, the entry is taken out all the same
             try:
-                await self._refresh.ado(self._lease.leave(end - SYSTEM_CLOCK.monotonic()))
+                await self._refresh.ado(self._lease.leave(end - REAL_CLOCK.monotonic()))
             except Exception:
                 logger.exception("leaving %s", self._refresh.name)
 
     def _leave(self, budget: float, *, here: bool) -> None:
-        end = SYSTEM_CLOCK.monotonic() + budget
+        end = REAL_CLOCK.monotonic() + budget
         try:
             if not here:
                 settle = min(_SETTLE, budget / 4)
-                self._lease.idle.wait(lambda: not self._lease.busy, settle, SYSTEM_CLOCK)
-            self._refresh.do(self._lease.leave(end - SYSTEM_CLOCK.monotonic()))
+                self._lease.idle.wait(lambda: not self._lease.busy, settle, REAL_CLOCK)
+            self._refresh.do(self._lease.leave(end - REAL_CLOCK.monotonic()))
         except Exception:
             logger.exception("leaving %s", self._refresh.name)
 

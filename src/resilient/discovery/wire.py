@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resilient.clock import SYSTEM_CLOCK
+from resilient.clock import REAL_CLOCK
 from resilient.discovery.steps import Answer, Send
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 2.0  # seconds; a registry is near
 _HEADERS = {"Accept": "application/json", "User-Agent": "resilient"}  # without Accept Eureka answers in XML
-_now = SYSTEM_CLOCK.monotonic  # sockets live in real time, whatever clock the policies run on
+_now = REAL_CLOCK.monotonic  # sockets live in real time, whatever clock the policies run on
 
 
 class Wire(Protocol):
