@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from resilient.errors import ConfigError
-from resilient.outcome import Classification
 from resilient.policy import F_co, Fn, Policy
 
 
@@ -43,15 +42,8 @@ class Pipeline(Policy[F_co]):
                     f"Pipeline: argument {position + 1} must be a policy, not {policy!r}{hint}", path="policies"
                 )
         self._policies = policies
+        self._given_name = name is not None  # not one that it has from a command, which says it anyway
         super().__init__(name)
-
-    @classmethod
-    def of_command(cls, policies: tuple[Policy[Any], ...], name: str, verdicts: Classification) -> Pipeline[Any]:
-        """The layers of a command: they take its name and its verdicts, where they have none of their own."""
-        made: Pipeline[Any] = cls(*policies)
-        made.adopt_name(name)
-        made._verdicts = verdicts
-        return made
 
     @property
     def policies(self) -> tuple[Policy[F_co], ...]:
@@ -75,4 +67,5 @@ class Pipeline(Policy[F_co]):
             policy.adopt_name(name)
 
     def __repr__(self) -> str:
-        return f"Pipeline({', '.join(map(repr, self._policies))})"
+        named = [f"name={self._name!r}"] if self._given_name else []
+        return f"Pipeline({', '.join([*map(repr, self._policies), *named])})"

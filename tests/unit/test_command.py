@@ -11,6 +11,9 @@ import pytest
 import resilient
 from resilient import CircuitBreaker, CircuitOpenError, Command, ConfigError, Fallback, ResilienceWarning, StaleCache
 from resilient.decorator import command
+from resilient.policies.bulkhead import Bulkhead
+from resilient.policies.cache import Cache
+from resilient.testing import VirtualClock, use_clock
 from tests.waiting import wait_until
 
 
@@ -117,9 +120,15 @@ def test_no_breaker_when_told_so() -> None:
     def fn() -> int:
         return 1
 
-    assert fn() == 1
+    @command("none of both", breaker=None)
+    async def afn() -> int:
+        return 1
+
+    assert (fn(), asyncio.run(afn())) == (1, 1)
     assert Command.of(fn).breaker is None
     assert Command.of(fn).explain().worst_case_calls == 1
+    assert repr(Command.of(fn)) == "<Command 'none': nothing>"
+    assert Command.of(afn).snapshot().successes == 1
 
 
 class Service:
@@ -193,6 +202,11 @@ def test_commands_of_functions_that_are_gone_are_not_listed() -> None:
         ({"attempt_timeout": -1}, "more than 0"),
         ({"breaker": "db"}, "must be a CircuitBreaker or None"),
         ({"fallback": 3}, "a function is needed"),
+        ({"retry": 3}, r"must be a Retry or None, not 3: write Retry\(attempts=3\)"),
+        ({"bulkhead": 10}, r"write Bulkhead\(10\)"),
+        ({"rate_limiter": Bulkhead(1)}, "must be a RateLimiter or None"),
+        ({"cache": Cache}, r"must be a Cache or None, .* make one, `Cache\(\.\.\.\)`"),
+        ({"group": " "}, "group must be text"),
         ({"on": "ValueError"}, "on must be an exception type"),
         ({"ignore": KeyboardInterrupt}, "ignore must hold exception types"),
         ({"on_result": 1}, "on_result must be a function"),
@@ -215,6 +229,46 @@ def test_a_function_made_inside_another_has_to_be_named() -> None:
 
     with pytest.raises(ConfigError, match="not decorated with @command"):
         Command.of(len)
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    """What is neither a name nor a function."""
+    with pytest.raises(ConfigError, match="the name must be text, not 3"):
+        command(3)  # type: ignore[call-overload]  # the mistake under test
+
+
+def test_a_function_that_turns_out_to_be_async_is_a_type_error_each_time() -> None:
+    """No layer judges it, and nobody gets a coroutine that is never awaited."""
+
+    async def afn() -> None: ...
+
+    def disguised() -> Any:
+        return afn()
+
+    guarded: Any = command("disguised", fallback=Fallback(value="instead"))(disguised)
+    for _ in range(2):
+        with pytest.raises(TypeError, match="returned an awaitable"):
+            guarded()
+    breaker = Command.of(guarded).breaker
+    assert breaker is not None
+    assert breaker.snapshot().failures == 0
+
+
+def test_a_command_follows_the_clock_of_its_tests() -> None:
+    """`use_clock`: breaker, timeouts and counts begin anew on it, and again afterwards."""
+
+    @command("on virtual time", timeout=60.0)
+    def fn() -> None: ...
+
+    fn()
+    with use_clock(VirtualClock()) as clock:
+        assert Command.of(fn).snapshot().calls == 0
+        fn()
+        assert Command.of(fn).snapshot().recent["calls"] == 1
+        clock.advance(11.0)
+        assert Command.of(fn).snapshot().recent["calls"] == 0
+        assert Command.of(fn).snapshot().calls == 1
+    assert Command.of(fn).snapshot().calls == 0
 
 
 def test_a_stale_cache_is_a_fallback_like_any_other() -> None:

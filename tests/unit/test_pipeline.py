@@ -12,6 +12,8 @@ import pytest
 
 from resilient import CircuitBreaker, ConfigError, Fallback, Pipeline, Policy, Timeout
 from resilient.outcome import Classification
+from resilient.policies.bulkhead import Bulkhead
+from resilient.policies.retry import Retry
 from resilient.policy import Args, AsyncCall, Call, Fn, Kwargs
 from tests.drive import Drive
 
@@ -155,6 +157,60 @@ def test_an_explanation_names_layers_costs_and_what_bites() -> None:
     assert any("worker thread" in warning for warning in found.warnings)
     assert "1. Fallback: value=None" in str(found)
     assert Pipeline(CircuitBreaker("alone")).explain().worst_case_wait == float("inf")
+
+
+def test_worst_cases_add_up_from_the_inside() -> None:
+    """Attempts multiply calls; a Timeout outside them bounds the wait, one inside does not."""
+    retry = Retry(attempts=3, wait=1.0, max_retry_after=1.0)
+    inside = Pipeline(retry, CircuitBreaker("inside"), Timeout(0.5)).explain()
+    assert (inside.worst_case_wait, inside.worst_case_calls) == (3.5, 3)
+    around = Pipeline(Timeout(2.0), retry, Timeout(0.5)).explain()
+    assert (around.worst_case_wait, around.worst_case_calls) == (2.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("guard", "message"),
+    [
+        (lambda: Pipeline(Bulkhead(1), Retry()), "holds"),
+        (lambda: Pipeline(CircuitBreaker("multiplied"), Retry()), "sees one call"),
+        (lambda: Pipeline(Retry(), Timeout(1.0)), "goes on in its thread while it is repeated"),
+        (lambda: Pipeline(Timeout(1.0), CircuitBreaker("hidden"), Timeout(2.0)), "never fires"),
+        (lambda: Pipeline(Retry(), Pipeline(Retry())), "the inner one makes one attempt"),
+    ],
+    ids=["place held", "attempts hidden", "sync attempts overlap", "timeout hidden", "nested retries"],
+)
+def test_an_order_that_bites_is_told(guard: Callable[[], Pipeline[Any]], message: str) -> None:
+    """Also through nested pipelines; the usual order of the same policies is not complained about."""
+    assert any(message in warning for warning in guard().explain().warnings)
+    usual = Pipeline(Timeout(5.0), Retry(), CircuitBreaker("usual"), Bulkhead(1)).explain()
+    assert not any(message in warning for warning in usual.warnings)
+
+
+def test_a_pipeline_reads_like_the_code() -> None:
+    """Its repr has the policies in their order, and its name when it has one."""
+    guard = Pipeline(Fallback(value=None), Retry(attempts=2), Timeout(1.0), name="guard")
+    assert repr(guard) == "Pipeline(Fallback(value=None), Retry(attempts=2), Timeout(1), name='guard')"
+    assert repr(Pipeline(Timeout(1.0), Pipeline(Timeout(2.0)))) == "Pipeline(Timeout(1), Pipeline(Timeout(2)))"
+
+
+def test_a_pipeline_is_reentrant() -> None:
+    """A guarded function that calls through the same pipeline again, in a thread and on a loop at once."""
+    breaker = CircuitBreaker("reentrant")
+    guard = Pipeline(Fallback(value=-1), breaker)
+
+    @guard
+    def down_to(number: int) -> int:
+        return number if number == 0 else down_to(number - 1)
+
+    @guard
+    async def both(number: int) -> int:
+        return await asyncio.to_thread(down_to, number)
+
+    async def run() -> list[int]:
+        return await asyncio.gather(*(both(number) for number in range(5)))
+
+    assert asyncio.run(run()) == [0] * 5
+    assert breaker.snapshot().successes == 20
 
 
 def test_what_is_no_policy_is_refused() -> None:

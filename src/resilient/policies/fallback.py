@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeAlias, TypeVar, overload
 
 from resilient.errors import ConfigError, RejectedError
 from resilient.gate import Gate, gate_of
@@ -16,6 +16,7 @@ from resilient.policy import Args, AsyncCall, Call, F_co, Fn, Kwargs, Policy, de
 logger = logging.getLogger("resilient")
 
 T = TypeVar("T")
+Hear: TypeAlias = Callable[[Kwargs, Exception | None], None]
 
 _NO_VALUE: Final = object()
 _CAUSES_REMEMBERED = 100  # kinds of errors for which the first fallback is logged with its traceback
@@ -144,6 +145,13 @@ class Fallback(Policy[F_co]):
 
     def layer(self, inner: Call, limit: float, given: Classification) -> Call:
         """Return `inner` with this to fall back on, for functions."""
+        return self.heard(inner, given, None)
+
+    def heard(self, inner: Call, given: Classification, hear: Hear | None) -> Call:
+        """The same; before it answers instead, `hear` gets the call's keyword arguments and the cause.
+
+        The cause is None for a call that the gate just inside turned away without raising.
+        """
         steps = self.steps
         if any(step.is_async for step in steps):
             raise ConfigError(f"{self!r} has an async function: it serves async functions only", path="fallback")
@@ -156,6 +164,8 @@ class Fallback(Policy[F_co]):
 
         def with_fallback(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
             if gate is not None and gate.standing is None and gate.turn_away():  # no error where nobody looks at it
+                if hear is not None:
+                    hear(kwargs, None)
                 if plain is None or kind not in told:
                     return self._instead(steps, fn, args, kwargs, gate, None)
                 try:
@@ -167,11 +177,15 @@ class Fallback(Policy[F_co]):
             except Exception as error:
                 if not recovers(error):
                     raise
+                if hear is not None:
+                    hear(kwargs, error)
                 answer = self._recover(steps, fn, args, kwargs, error)
                 if answer is NO_ANSWER:
                     raise
                 return answer
             if bad is not None and bad(result):
+                if hear is not None:
+                    hear(kwargs, BadResult(result))
                 answer = self._recover(steps, fn, args, kwargs, BadResult(result))
                 return result if answer is NO_ANSWER else answer
             for learn in learners:
@@ -182,6 +196,10 @@ class Fallback(Policy[F_co]):
 
     def alayer(self, inner: AsyncCall, limit: float, given: Classification) -> AsyncCall:
         """Return `inner` with this to fall back on, for async functions."""
+        return self.aheard(inner, given, None)
+
+    def aheard(self, inner: AsyncCall, given: Classification, hear: Hear | None) -> AsyncCall:
+        """As `heard`, for async functions."""
         steps = self.steps
         used = self._given.or_else(given)
         recovers, bad = recovering(used), result_check(used)
@@ -192,6 +210,8 @@ class Fallback(Policy[F_co]):
 
         async def with_fallback(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
             if gate is not None and gate.standing is None and gate.turn_away():  # no error where nobody looks at it
+                if hear is not None:
+                    hear(kwargs, None)
                 if plain is None or kind not in told:
                     return await self._ainstead(steps, fn, args, kwargs, gate, None)
                 try:
@@ -204,11 +224,15 @@ class Fallback(Policy[F_co]):
             except Exception as error:
                 if not recovers(error):
                     raise
+                if hear is not None:
+                    hear(kwargs, error)
                 answer = await self._arecover(steps, fn, args, kwargs, error)
                 if answer is NO_ANSWER:
                     raise
                 return answer
             if bad is not None and bad(result):
+                if hear is not None:
+                    hear(kwargs, BadResult(result))
                 answer = await self._arecover(steps, fn, args, kwargs, BadResult(result))
                 return result if answer is NO_ANSWER else answer
             for learn in learners:
