@@ -11,6 +11,7 @@
     │   ├── NoInstanceError          no instance of the service is known or usable
     │   └── DeadlineExceededError    the caller's deadline had passed before the call was made
     ├── CallTimeoutError         (also TimeoutError) the call was made and took too long
+    ├── MissingResultError       (also KeyError) a batch call returned nothing for one of its keys
     ├── DiscoveryError           a registry could not be asked
     │   ├── RegistryUnavailableError  no registry server answers
     │   └── RegistryAuthError         the registry refuses our credentials
@@ -137,6 +138,17 @@ class CallTimeoutError(ResilienceError, TimeoutError):
         self.limit = limit
         self.elapsed = elapsed
         self.by_deadline = by_deadline
+
+
+class MissingResultError(ResilienceError, KeyError):
+    """A batch call returned nothing for `key`; the other keys have their answers."""
+
+    def __init__(self, message: str = "", *, key: object = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+    def __str__(self) -> str:  # a KeyError would show the message in quotes
+        return str(self.args[0]) if self.args else ""
 
 
 class DiscoveryError(ResilienceError):
