@@ -47,14 +47,9 @@ ORDER: Final = (
 
 
 class CommandPipeline(Pipeline[Any]):
-    """The layers of a command: they take its name and its verdicts, where they have none of their own.
-
-    Attributes:
-        metrics: the counts of the command, here so that whatever follows a policy's clock follows theirs.
-    """
+    """The layers of a command: they take its name and its verdicts, where they have none of their own."""
 
     def __init__(self, layers: Mapping[str, Policy[Any]], given: Classification, metrics: Metrics) -> None:
-        self.metrics = metrics
         super().__init__(*([layers[setting] for setting in _order(layers) if setting in layers] or [_Nothing()]))
         self._verdicts = given
         self._chained = self.policies
@@ -86,10 +81,6 @@ class CommandPipeline(Pipeline[Any]):
             self._async()
         else:
             self._sync()
-
-    def reset(self) -> None:
-        """Counts as new."""
-        self.metrics.reset()
 
 
 def _order(layers: Mapping[str, Policy[Any]]) -> tuple[str, ...]:

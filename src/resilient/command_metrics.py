@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import threading
 from array import array
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from resilient.policies.circuit_report import CircuitBreakerSnapshot
 
 PERCENTILES = (0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 100.0)  # what Hystrix's dashboard shows
 SECONDS = 10  # of calls that are looked at, in buckets of one second each, as Hystrix's rolling counts
-_KEPT = 1000  # latencies per second; of more every n-th is kept, which leaves 100 for the slowest hundredth of 10 s
+_KEPT = 1000  # latencies per second; of more one of n is drawn, which leaves 100 for the slowest hundredth of 10 s
 
 
 class Kind(NamedTuple):
@@ -125,19 +126,32 @@ class Judge:
 class _Second:
     """The calls that ended within one second."""
 
-    __slots__ = ("counts", "index", "latencies", "timed", "total")
+    __slots__ = ("counts", "fastest", "index", "kept", "slowest", "timed", "total")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.counts = [0] * len(_NAMES)
-        self.latencies = array("d")
-        self.timed = 0  # calls whose latency was seen; more than are kept, when there were many
+        self.kept: list[tuple[array[float], float]] = []  # latencies, and how many calls each of them stands for
+        self.timed = 0  # calls whose latency was seen
         self.total = 0.0  # seconds
+        self.fastest, self.slowest = math.inf, 0.0
 
     def see(self, latencies: list[float]) -> None:
         self.timed += len(latencies)
         self.total += math.fsum(latencies)
-        self.latencies.extend(latencies[:: len(latencies) // _KEPT + 1])
+        self.fastest = min(self.fastest, *latencies)
+        self.slowest = max(self.slowest, *latencies)
+        kept = (
+            latencies if len(latencies) <= _KEPT else list(_one_of_each(latencies, math.ceil(len(latencies) / _KEPT)))
+        )
+        self.kept.append((array("d", kept), len(latencies) / len(kept)))
+
+
+def _one_of_each(latencies: list[float], step: int) -> Iterator[float]:
+    """One by chance of each `step` in a row: of calls that take turns each n-th would be of one sort."""
+    last = len(latencies) - 1
+    for start in range(0, len(latencies), step):
+        yield latencies[min(start + int(step * random.random()), last)]  # noqa: S311  # a sample, no secret
 
 
 class Metrics:
@@ -157,6 +171,7 @@ class Metrics:
         self.pending: list[float] = []
         self.notes: dict[int, Note] = {}
         self._turned_away: list[None] = []
+        self._otherwise: list[float] = []  # latencies of calls that did not go well, not counted yet
         self._lock = threading.RLock()  # reentrant: a signal handler may call the command that it interrupts
         self._begin()
         forget_on_fork(self)
@@ -185,7 +200,7 @@ class Metrics:
                 second.counts[index] += 1
                 self._totals[index] += 1
             if kind.timed:
-                second.see([elapsed])
+                self._otherwise.append(elapsed)  # seen with the others: one draw, one weight
 
     def answered(self, note: Note, result: object, elapsed: float, now: float) -> None:
         """Count a call that gave a result although it ended badly inside its fallback."""
@@ -201,15 +216,16 @@ class Metrics:
             self._count_pending_locked()
             totals = dict(zip(_NAMES, self._totals, strict=True))
             recent = dict(zip(_NAMES, map(sum, zip(*(one.counts for one in self._seconds), strict=True)), strict=True))
-            seen = [(tuple(one.latencies), one.timed) for one in self._seconds if one.timed]
+            seen = [(tuple(kept), weight) for one in self._seconds for kept, weight in one.kept]
             timed, total = sum(one.timed for one in self._seconds), sum(one.total for one in self._seconds)
+            extremes = min(one.fastest for one in self._seconds), max(one.slowest for one in self._seconds)
         return CommandSnapshot(
             name=name,
             group=group,
             calls=_calls(totals),
             **totals,
             recent={"calls": _calls(recent), **recent},
-            latency=dict(_percentiles(seen)),
+            latency=dict(_percentiles(seen, *extremes)),
             latency_mean=total / timed if timed else None,
             breaker=breaker,
         )
@@ -217,13 +233,13 @@ class Metrics:
     def reset(self) -> None:
         """As new."""
         with self._lock:
-            del self.pending[:], self._turned_away[:]
+            del self.pending[:], self._turned_away[:], self._otherwise[:]
             self._begin()
 
     def after_fork_in_child(self) -> None:
         """The parent's calls are the parent's."""
         self._lock = threading.RLock()
-        del self.pending[:], self._turned_away[:]
+        del self.pending[:], self._turned_away[:], self._otherwise[:]
         self.notes.clear()
         self._begin()
 
@@ -239,10 +255,12 @@ class Metrics:
     def _count_pending_locked(self) -> None:
         taken = self.pending[:]
         del self.pending[: len(taken)]  # what came in between stays, behind
-        if taken:
-            self._second.counts[_SUCCESSES] += len(taken)
-            self._totals[_SUCCESSES] += len(taken)
-            self._second.see(taken)
+        self._second.counts[_SUCCESSES] += len(taken)
+        self._totals[_SUCCESSES] += len(taken)
+        otherwise = self._otherwise[:]
+        del self._otherwise[: len(otherwise)]
+        if taken or otherwise:
+            self._second.see(taken + otherwise)
         turned_away = len(self._turned_away)
         del self._turned_away[:turned_away]
         if turned_away:
@@ -255,9 +273,11 @@ def _calls(counts: Mapping[str, int]) -> int:
     return counts["successes"] + counts["failures"] + counts["rejections"] + counts["ignored"]
 
 
-def _percentiles(seconds: list[tuple[tuple[float, ...], int]]) -> Iterator[tuple[float, float]]:
-    """By nearest rank, each latency with the weight of the calls that it stands for."""
-    weighed = sorted((latency, timed / len(kept)) for kept, timed in seconds for latency in kept)
+def _percentiles(
+    seen: list[tuple[tuple[float, ...], float]], fastest: float, slowest: float
+) -> Iterator[tuple[float, float]]:
+    """By nearest rank, each latency with the weight of the calls that it stands for; the ends are exact."""
+    weighed = sorted((latency, weight) for kept, weight in seen for latency in kept)
     if not weighed:
         return
     ranks = list(itertools.accumulate(weight for _, weight in weighed))
@@ -266,4 +286,4 @@ def _percentiles(seconds: list[tuple[tuple[float, ...], int]]) -> Iterator[tuple
         wanted = ranks[-1] * percentile / 100 * (1 - 1e-12)  # sums of weights are not exact
         while ranks[here] < wanted:
             here += 1
-        yield percentile, weighed[here][0]
+        yield percentile, fastest if percentile == 0 else slowest if percentile == 100 else weighed[here][0]

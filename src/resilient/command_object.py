@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Unpack, cast
@@ -19,7 +20,7 @@ from resilient.pipeline import Pipeline
 from resilient.policies.circuit_breaker import CircuitBreaker
 from resilient.policies.fallback import Fallback
 from resilient.policies.timeout import Timeout
-from resilient.policy import Explanation, Fn, Policy, describe_function
+from resilient.policy import Explanation, Fn, Policy, SyncOnly, describe_function, is_async
 
 _MARK = "__resilient_command__"
 _commands: WeakValueDictionary[str, Command] = WeakValueDictionary()
@@ -79,14 +80,13 @@ class Command:
 
     @classmethod
     def of(cls, fn: Callable[..., Any], /) -> Command:
-        """The command behind a decorated function, method or property.
+        """The command behind a decorated function, method or property, or behind what wraps one, such as a Celery task.
 
         Raises:
             ConfigError: when `fn` is not decorated with `@command`.
         """
-        found = getattr(fn, _MARK, None)
-        if found is None:
-            found = getattr(getattr(fn, "fget", None), _MARK, None)  # a property around it
+        around = getattr(fn, "fget", None) or fn  # a property
+        found = getattr(inspect.unwrap(around, stop=lambda one: hasattr(one, _MARK)), _MARK, None)
         if not isinstance(found, cls):
             raise ConfigError(f"{describe_function(fn)} is not decorated with @command", path="fn")
         return found
@@ -108,7 +108,10 @@ class Command:
 
     def explain(self) -> Explanation:
         """What this command does, costs at worst, and what will bite."""
-        return self.pipeline.explain()
+        found = self.pipeline.explain()
+        if not is_async(self._fn):
+            return found
+        return replace(found, warnings=tuple(one for one in found.warnings if not isinstance(one, SyncOnly)))
 
     def configure(self, **changes: Unpack[CommandSettings]) -> None:
         """Change settings while it runs; what is not named stays, and so do all counts.
@@ -132,15 +135,20 @@ class Command:
         """
         self.prepare(dict(changes))()
 
-    def prepare(self, changes: Mapping[str, Any]) -> Callable[[], None]:
+    def prepare(self, changes: Mapping[str, Any], *, from_outside: bool = False) -> Callable[[], None]:
         """Check `changes` and return the function that makes them.
+
+        Args:
+            changes: as for `configure`.
+            from_outside: True: a policy that was taken away comes back as the object of the code, which others may
+                share; default False: as the object that is given.
 
         Raises:
             ConfigError: as `configure`.
         """
         wanted = self.settings.changed(changes, owner=f"command {self.name!r}")
         self._pipeline(wanted, self._timeouts(wanted)).ready_for(self._fn)
-        return lambda: self._change(changes)
+        return lambda: self._change(changes, from_outside=from_outside)
 
     def reset(self) -> None:
         """As new: counts at zero, the breaker closed and empty; so is every other layer that can be reset."""
@@ -163,17 +171,19 @@ class Command:
         setattr(made, _MARK, self)
         return made
 
-    def _change(self, changes: Mapping[str, Any]) -> None:
+    def _change(self, changes: Mapping[str, Any], *, from_outside: bool) -> None:
         with self._lock:
             old, wanted = self.settings, self.settings.changed(changes)
-            kept = {path: _go_on(getattr(old, path), policy) for path, policy in wanted.policies()}
-            limits = {path: _go_on(self._limits.get(path), limit) for path, limit in self._timeouts(wanted).items()}
-            for before, now in (*_pairs(old, kept), *((self._limits[one], limits.get(one)) for one in self._limits)):
-                if before is not now:
-                    names.release(before.kind, before.name)
+            before = [old, self.written.settings] if from_outside else [old]
+            kept = {path: _go_on((getattr(one, path) for one in before), policy) for path, policy in wanted.policies()}
+            limits = {path: _go_on([self._limits.get(path)], limit) for path, limit in self._timeouts(wanted).items()}
             settings = replace(wanted, **kept)
             pipeline = self._pipeline(settings, limits)
             pipeline.ready_for(self._fn)
+            gone = {policy for _, policy in old.policies()}.union(self._limits.values(), [self.pipeline])
+            for policy in gone.difference(kept.values(), limits.values()):
+                if policy.name in {self.name, f"{self.name} attempt"}:  # of its own name it may be in use elsewhere
+                    names.release(policy.kind, policy.name, policy)
             self._use(settings, limits, pipeline)
 
     def _use(self, settings: Settings, limits: dict[str, Timeout], pipeline: CommandPipeline) -> None:
@@ -199,18 +209,15 @@ class Command:
         }
 
 
-def _go_on(old: Policy[Any] | None, new: Any) -> Any:
-    """`old` with the settings of `new`, where that is the same kind and can change; else `new`."""
-    if old is None or old is new or old.kind != new.kind or type(old).take_settings is Policy.take_settings:
+def _go_on(before: Iterable[Policy[Any] | None], new: Any) -> Any:
+    """The first of `before` with the settings of `new` that is of its kind and can change; else `new`."""
+    old = next((one for one in before if one is not None and one.kind == new.kind), None)
+    if old is None or old is new or type(old).take_settings is Policy.take_settings:
         return new
     old.take_settings(new)
     if (given := getattr(new, "_given", None)) is not None:
         old._given = given  # type: ignore[attr-defined]  # what is a failure: read when the new chain is built
     return old
-
-
-def _pairs(old: Settings, now: Mapping[str, Policy[Any]]) -> list[tuple[Policy[Any], Policy[Any] | None]]:
-    return [(policy, now.get(path)) for path, policy in old.policies()]
 
 
 def settle_new(settle: Callable[[Command], None] | None) -> None:

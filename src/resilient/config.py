@@ -74,7 +74,9 @@ def configure(source: str | PathLike[str] | Mapping[str, Any] | None = None) -> 
     mistakes = Mistakes()
     tables = read(given, mistakes)
     with _outside.lock:
-        changes = [_prepare(command, tables, mistakes) for command in commands().values()]
+        # what is said of a command comes last: of a policy that two share, it is not undone by the other's code
+        settled = sorted(commands().values(), key=lambda command: command.name in tables.commands)
+        changes = [_prepare(command, tables, mistakes) for command in settled]
         mistakes.raise_if_any(name)
         _outside.tables = tables
         settle_new(_settle)
@@ -149,7 +151,7 @@ def _prepare(command: Command, tables: Tables, mistakes: Mistakes) -> Callable[[
     if not mine:
         try:
             if wanted:
-                return command.prepare(wanted)
+                return command.prepare(wanted, from_outside=True)
         except ConfigError as error:
             mine.add(f"{path}.{error.path}" if error.path else path, said(error))
     mistakes.take(mine)

@@ -72,6 +72,7 @@ def read(given: Table, mistakes: Mistakes) -> Tables:
             mistakes.add(join(str(word)), f"there is no such table{close}")
     defaults = _table(given.get("defaults", EMPTY), "defaults", mistakes)
     _check(defaults, "defaults", mistakes, NAMES)
+    defaults = {word: given for word, given in defaults.items() if not mistakes.under(f"defaults.{join(word)}")}
     commands, services = {}, {}
     for name, table in _table(given.get("commands", EMPTY), "commands", mistakes).items():
         path = f"commands.{join(name)}"
@@ -111,7 +112,11 @@ def _check(table: Table, path: str, mistakes: Mistakes, known: tuple[str, ...]) 
     for word, value in table.items():
         here = f"{path}.{join(word)}"
         if word not in known:
-            mistakes.add(here, f"there is no setting {word!r}{hint(word, known)}")
+            why = hint(word, known)
+            room, _, name = path.partition(".")
+            if not why and isinstance(value, Mapping) and name and '"' not in name:
+                why = f"; a name with dots stands in quotes: [{room}.{join(f'{name}.{word}')}]"
+            mistakes.add(here, f"there is no setting {word!r}{why}")
         elif word in KINDS:
             _check_policy(word, value, here, mistakes)
         else:

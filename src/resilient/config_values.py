@@ -107,7 +107,9 @@ def resolve(reference: str) -> Any:
         try:
             return getattr(builtins, name)
         except AttributeError:
-            raise ConfigError(f"config: must be 'module:name', not {reference!r}") from None
+            numeric = name.replace(".", "", 1).isdigit()
+            close = "; a number stands without quotes" if numeric else did_you_mean(name, vars(builtins))
+            raise ConfigError(f"config: must be 'module:name' or a builtin, not {reference!r}{close}") from None
     try:
         found = importlib.import_module(module)
     except Exception as error:
@@ -213,4 +215,4 @@ def _part(given: Mapping[str, Any], kinds: Iterable[type], path: str, mistakes: 
 def _why_not(word: str, known: Mapping[str, Any]) -> str:
     if word in NOT_FROM_OUTSIDE:
         return " in a file: only code can give it"
-    return did_you_mean(word, known)
+    return did_you_mean(word, known) or f"; these are: {', '.join(known)}"

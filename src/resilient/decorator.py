@@ -141,7 +141,7 @@ def command(
         word = next(iter(unknown))
         raise ConfigError(f"command: there is no setting {word!r}{hint(word, ('fallback', *NAMES))}", path=word)
     if name is not None and not isinstance(name, str):
-        if not callable(name):
+        if not callable(name) and not isinstance(name, classmethod):
             raise ConfigError(f"command: the name must be text, not {name!r}", path="name")
         return command()(name)  # used without parentheses
     policy_name("command", name)

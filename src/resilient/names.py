@@ -33,9 +33,10 @@ class _Labels:
                 self._warned.add(key)
         return label, first
 
-    def release(self, kind: str, label: str) -> None:
+    def release(self, kind: str, label: str, holder: object) -> None:
         with self._lock:
-            self._holders.pop((kind, label), None)
+            if self._holders.get((kind, label)) is holder:  # after `forget` it may be another's
+                del self._holders[kind, label]
 
     def living(self) -> list[object]:
         found = [ref() for ref in self._holders.valuerefs()]  # one step: others may come and go meanwhile
@@ -80,9 +81,9 @@ def claim(kind: str, name: str | None, holder: object, *, warn: bool = True) -> 
     return label
 
 
-def release(kind: str, label: str) -> None:
-    """Let another policy have this label."""
-    _labels.release(kind, label)
+def release(kind: str, label: str, holder: object) -> None:
+    """Let another policy have this label, if it is still that of `holder`."""
+    _labels.release(kind, label, holder)
 
 
 def living() -> list[object]:

@@ -64,6 +64,12 @@ class Explanation:
         return "\n".join(lines)
 
 
+class SyncOnly(str):
+    """A warning that concerns functions only, not async ones."""
+
+    __slots__ = ()
+
+
 class Policy(Generic[F_co]):
     """Something between a caller and a call; F_co is what it may return instead of the call's own result.
 
@@ -149,7 +155,7 @@ class Policy(Generic[F_co]):
     def adopt_name(self, name: str) -> None:
         """Take the name of what holds it (a command, a transport's key), unless it has one of its own."""
         if not self._named:
-            names.release(self.kind, self._name)
+            names.release(self.kind, self._name, self)
             self._named = True
             self._name = names.claim(self.kind, name, self, warn=False)
 

@@ -331,7 +331,7 @@ def test_the_error_of_a_real_rejection_pickles(clock: VirtualClock) -> None:
     twin = pickle.loads(pickle.dumps(caught.value))
     assert (twin.policy, twin.retry_after) == ("db", 5.0)
     assert twin.last_failure == FailureInfo("OSError", "gone", 1000.0)
-    assert str(twin) == "circuit 'db' is open: 1 calls failed in a row; last failure OSError: gone; next try in 5 s"
+    assert str(twin) == "circuit 'db' is open: a call failed; last failure OSError: gone; next try in 5 s"
 
 
 def test_what_would_never_be_awaited_or_made_is_refused_at_construction() -> None:

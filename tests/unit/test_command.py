@@ -284,3 +284,45 @@ def test_a_stale_cache_is_a_fallback_like_any_other() -> None:
     assert fn("Rome") == "Rome"
     down.append(True)
     assert fn("Rome") == "Rome (old)"
+
+
+def test_it_is_found_behind_what_wraps_it() -> None:
+    """Behind a class method as it stands in the class, and whatever tells what it wraps, such as a Celery task."""
+
+    class Remote:
+        @command("remote.price")
+        @classmethod
+        def price(cls) -> int:
+            return 3
+
+    assert Command.of(vars(Remote)["price"]).name == "remote.price"
+
+
+def test_without_parentheses_around_a_class_method() -> None:
+    """In either order."""
+    assert Plain.first() == Plain.second() == "Plain"
+
+
+class Plain:
+    @command
+    @classmethod
+    def first(cls) -> str:
+        return cls.__name__
+
+    @classmethod
+    @command
+    def second(cls) -> str:
+        return cls.__name__
+
+
+def test_what_bites_sync_calls_is_not_told_of_async_ones() -> None:
+    """An async call moves to no thread."""
+
+    @command("in a thread", timeout=1.0)
+    def in_a_thread() -> None: ...
+
+    @command("in a task", timeout=1.0)
+    async def in_a_task() -> None: ...
+
+    assert len(Command.of(in_a_thread).explain().warnings) == 1
+    assert Command.of(in_a_task).explain().warnings == ()

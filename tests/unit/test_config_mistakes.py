@@ -89,7 +89,7 @@ def test_all_mistakes_of_a_file_are_one_error() -> None:
         ({"bulkhead": {"algorithm": {"kind": "x"}}}, "bulkhead.algorithm.kind: must be one of gradient2, vegas, aimd"),
         ({"hedge": True}, "hedge: a Hedge starts a second call"),
         ({"on": "nowhere.at.all:Error"}, "on: 'nowhere.at.all:Error' can not be imported"),
-        ({"on": "OSErrr"}, "on: must be 'module:name', not 'OSErrr'"),
+        ({"on": "OSErrr"}, "on: must be 'module:name' or a builtin, not 'OSErrr'; did you mean 'OSError'?"),
         ({"on": "KeyboardInterrupt"}, "on: must hold exception types"),
         ({"on": 3}, "on: must be an exception type, a tuple of them or a predicate, not 3"),
         ({"on_result": "os:sep"}, "on_result: must be a function of the result"),

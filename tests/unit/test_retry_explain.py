@@ -79,17 +79,13 @@ class TestExplain:
         """Orders that multiply or hide."""
         assert any(told in warning for warning in Pipeline(*policies).explain().warnings)
 
-    def test_places_that_are_held_while_it_waits(self) -> None:
+    def test_a_hedge_inside(self) -> None:
         """By kind: policies do not know each other."""
-
-        class Bulkhead(Policy[Any]):
-            kind = "bulkhead"
 
         class Hedge(Policy[Any]):
             kind = "hedge"
 
-        found = Pipeline(Bulkhead(), Retry(), Hedge()).explain().warnings
-        assert any("holds a place while" in warning for warning in found)
+        found = Pipeline(Retry(), Hedge()).explain().warnings
         assert any("each attempt may be two calls" in warning for warning in found)
 
     def test_where_nothing_bites(self) -> None:

@@ -144,7 +144,9 @@ class Closed(CircuitState):
                     left = min(left, int((rate * calls - failures) / (1.0 - rate) - ROUNDING))
                 self._ring.be_quiet(left)
                 return None
-        return f"{self._streak} calls failed in a row" if self._streak >= settings.row else None
+        if self._streak < settings.row:
+            return None
+        return "a call failed" if self._streak == 1 else f"{self._streak} calls failed in a row"
 
     def _trip_locked(self, trip: Trip) -> None:
         circuit = self._circuit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, TypeAlias, TypeVar, overload
 
 from resilient.errors import ConfigError, RejectedError
@@ -142,6 +142,11 @@ class Fallback(Policy[F_co]):
                     path="fallback",
                 )
             step.check(fn)
+
+    def warnings(self, outside: Sequence[Policy[Any]], inside: Sequence[Policy[Any]]) -> list[str]:
+        """Who sees no failure any more."""
+        blind = [other for other in outside if other.kind in {"retry", "circuit_breaker", "hedge"}]
+        return [f"{other!r} outside a Fallback sees its answers, not what failed: put it inside" for other in blind]
 
     def layer(self, inner: Call, limit: float, given: Classification) -> Call:
         """Return `inner` with this to fall back on, for functions."""

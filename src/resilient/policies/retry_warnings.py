@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from resilient.policies.retry_settings import Settings
-from resilient.policy import Enforcer, Policy
-
-_HOLDS_PLACES = frozenset({"bulkhead", "concurrency_limiter"})
+from resilient.policy import Enforcer, Policy, SyncOnly
 
 
 def what_bites(
@@ -25,14 +23,16 @@ def what_bites(
         found.append(f"{retry!r} around {limits[0]!r}: a caller may wait for {settings.most} of them and the waits")
     if any(policy.hops for policy in limits):
         found.append(
-            f"{retry!r} around {limits[0]!r}: a sync attempt that timed out goes on in its thread while it is"
-            " repeated; repeat only what may run twice at once"
+            SyncOnly(
+                f"{retry!r} around {limits[0]!r}: a sync attempt that timed out goes on in its thread while it is"
+                " repeated; repeat only what may run twice at once"
+            )
         )
-    for policy in outside:
-        if policy.kind == "circuit_breaker":
-            found.append(f"{policy!r} sees one call where {retry!r} inside it makes up to {settings.most}")
-        elif policy.kind in _HOLDS_PLACES:
-            found.append(f"{policy!r} holds a place while {retry!r} inside it waits: put it inside")
+    found.extend(
+        f"{policy!r} sees one call where {retry!r} inside it makes up to {settings.most}"
+        for policy in outside
+        if policy.kind == "circuit_breaker"
+    )
     for policy in inside:
         if policy.kind == "retry":
             found.append(f"{retry!r} around {policy!r}: the inner one makes one attempt once the outer one repeats")

@@ -16,7 +16,7 @@ from resilient.deadline import Limit, current_limit, current_scope, enforced_lim
 from resilient.errors import BulkheadFullError, CallTimeoutError, ConfigError
 from resilient.outcome import Classification
 from resilient.places import Place, retain_held
-from resilient.policy import Args, AsyncCall, Call, Enforcer, Fn, Kwargs, Policy
+from resilient.policy import Args, AsyncCall, Call, Enforcer, Fn, Kwargs, Policy, SyncOnly
 from resilient.workers import WORKERS, Mover, drop_late
 
 if TYPE_CHECKING:
@@ -214,8 +214,10 @@ class Timeout(Enforcer):
             )
         if self.settings.thread and not any(isinstance(other, Timeout) for other in inside):
             found.append(
-                "a sync call runs in a worker thread: thread-locals such as database connections stay behind,"
-                " and a call that timed out goes on until it ends by itself"
+                SyncOnly(
+                    "a sync call runs in a worker thread: thread-locals such as database connections stay behind,"
+                    " and a call that timed out goes on until it ends by itself"
+                )
             )
         return found
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _ROUNDS = 20  # of an event loop, until what was woken waits again: a task may wake others, each a round later
 _POLL = 0.001  # real seconds between looks at an event that somebody else may set
+_PATIENCE = 0.005  # real seconds that other threads get before one that sleeps moves the clock on
 
 
 class VirtualClock:
@@ -89,10 +90,12 @@ class VirtualClock:
         woken = threading.Event()
         self._after(seconds, woken.set)
         while self._auto and not woken.is_set():
-            self._step()
-            woken.wait(_POLL)  # others whose time has come go first
+            if threading.active_count() > 1:
+                woken.wait(_PATIENCE)  # others that are on their way to wait, or whose time has come, go first
             while self._overdue:
                 time.sleep(_POLL)
+            if not woken.is_set():
+                self._step()
         woken.wait()
 
     async def sleep_async(self, seconds: float, /) -> None:

@@ -105,6 +105,8 @@ class TcpProxy:
         refused
     """
 
+    __slots__ = ("_engine", "_refuse", "_target", "to_client", "to_server")  # a switch that is misspelt is an error
+
     def __init__(self, target: tuple[str, int], *, rng: Callable[[], float] | None = None) -> None:
         given: object = target
         if not isinstance(given, tuple) or len(given) < 2 or not isinstance(given[0], str):

@@ -30,6 +30,8 @@ class Step:
         """The same answer, that many times."""
         return replace(self, times=self.times * whole("Step", "times", times))
 
+    __rmul__ = __mul__
+
     def answer(self) -> Any:
         """Return the value, or raise the error."""
         if self.error is None:
