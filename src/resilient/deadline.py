@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, Token
 from typing import NamedTuple, Protocol, Self
 
@@ -64,8 +64,18 @@ def enforced_limit(clock: Clock, now: float) -> Limit:
 
 def restore_limit(token: Token[Limit | None]) -> None:
     """Put back what the context held."""
-    with suppress(ValueError):  # a generator that ends in another context than it began has nothing to restore there
+    try:  # noqa: SIM105  # a third of the cost of `suppress`
         current_limit.reset(token)
+    except ValueError:  # a generator that ends in another context than it began has nothing to restore there
+        pass
+
+
+def restore_scope(token: Token[Expiring | None]) -> None:
+    """The same for the time limit around the running code."""
+    try:  # noqa: SIM105  # likewise
+        current_scope.reset(token)
+    except ValueError:
+        pass
 
 
 def _not_passed(limit: Limit, now: float) -> Limit:

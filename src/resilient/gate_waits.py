@@ -143,12 +143,12 @@ def queued(gate: Line, inner: Call, limit: float, given: Classification) -> Call
 
 def holding(inner: Call, place: Any, fn: Fn, args: Args, kwargs: Kwargs) -> Any:
     """Call `inner` with `place` among those that a worker thread started further in retains."""
-    before = held.get()
+    places = held.places
     try:
-        held.set((*before, place))  # inside: an interrupt right after it must not leave the place in the context
+        places.append(place)  # inside: an interrupt right after it must not leave the place there
         return inner(fn, args, kwargs)
     finally:
-        held.set(before)
+        places.remove(place)
 
 
 def aqueued(gate: Line, inner: AsyncCall, limit: float, given: Classification) -> AsyncCall:

@@ -2,14 +2,14 @@
 
 A worker thread that a timeout left behind still uses the dependency, so the place that a bulkhead gave its caller is
 not free yet. A place counts its holders: the layer that took it, and every worker thread started inside that layer.
-It is free when the last of them lets go. The layers of gates that hold places put them into `held`; whoever moves a
-sync call to another thread calls `retain_held()` before the thread starts, releases each place when the work really
-ends, and runs it in a context in which `held` is empty.
+It is free when the last of them lets go. The layers of gates that hold places keep them in `held.places` while the
+call runs; whoever moves a sync call to another thread calls `retain_held()` before that starts, and releases each
+place when the work really ends.
 """
 
 from __future__ import annotations
 
-from contextvars import Context, ContextVar
+import threading
 from typing import Protocol
 
 
@@ -25,13 +25,20 @@ class Place(Protocol):
         ...
 
 
-held: ContextVar[tuple[Place, ...]] = ContextVar("resilient.places", default=())
+class _Held(threading.local):
+    """The places of the sync calls that are under way in this thread.
+
+    By thread, not by context: what copies a context may outlive the call, and setting a context variable twice costs
+    more than the rest of a bulkhead.
+    """
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
 
 
-def retain_held(context: Context) -> tuple[Place, ...]:
-    """Hold the places of this call for a worker that will run in `context`, where there are none then."""
-    places = held.get()
-    if not places:
-        return ()
-    context.run(held.set, ())
-    return tuple(place for place in places if place.retain())
+held = _Held()
+
+
+def retain_held() -> tuple[Place, ...]:
+    """Hold the places of the calls in this thread for a worker that it starts."""
+    return tuple(place for place in held.places if place.retain())

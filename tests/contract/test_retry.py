@@ -166,7 +166,9 @@ class TestWaits:
             assert clock.slept == pytest.approx([chance * end for end in ends])
 
     @pytest.mark.parametrize(
-        "wait", [None, tenacity.wait_exponential(max=5), tenacity.wait_random_exponential(max=5)], ids=repr
+        "wait",
+        [None, tenacity.wait_exponential(max=5), tenacity.wait_random_exponential(max=5)],
+        ids=["own", "exponential", "jitter"],
     )
     def test_attempt_1100_does_not_overflow(self, drive: Drive, make: Make, clock: JumpingClock, wait: Any) -> None:
         """Case 4: 2.0 ** 1100 is no float; the cap holds for ever, and the last error does not hold all of them."""

@@ -107,11 +107,11 @@ def test_rejections_are_logged_at_debug(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_places_are_seen_by_the_chain_and_by_no_worker(clock: VirtualClock) -> None:
-    """Rule 17: inside the layer the place is in the context, in a worker thread it is not, afterwards it is gone."""
+    """Rule 17: the place is held in the thread of the call, in a worker thread it is not, afterwards it is gone."""
     bulkhead, seen = Bulkhead(2, clock=clock), list[int]()
 
     def look() -> None:
-        seen.append(len(held.get()))
+        seen.append(len(held.places))
 
     bulkhead.call(look)
     Pipeline(bulkhead, bulkhead).call(look)

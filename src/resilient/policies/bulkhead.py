@@ -12,9 +12,11 @@ from resilient.errors import BulkheadFullError, ConfigError, RejectedError
 from resilient.events import Event
 from resilient.gate_layers import Ticket
 from resilient.gate_waits import Waiter
-from resilient.outcome import Outcome
-from resilient.policy import Policy
+from resilient.outcome import Classification, Outcome
+from resilient.policies.bulkhead_layers import alone, aplaced, lone, placed
+from resilient.policy import AsyncCall, Call, Fn, Policy, is_async
 from resilient.queued_gate import QueuedGate
+from resilient.tally import Tally
 
 OWNER = "Bulkhead"
 _LONGEST = 86_400.0  # seconds, a day: who waits longer has forgotten to set a deadline
@@ -132,6 +134,7 @@ class Bulkhead(QueuedGate):
     ) -> None:
         self.settings = BulkheadSettings(limit, max_wait, max_queue)
         self._usage = _Usage()
+        self._admitted = Tally()  # with `_accepted`, what was given to who was gone, and what `reset` forgot
         super().__init__(name, clock=clock)
 
     def resize(self, limit: int) -> None:
@@ -152,7 +155,7 @@ class Bulkhead(QueuedGate):
     def reset(self) -> None:
         """As new: nothing counted; calls in flight keep their places, and who waits goes on waiting."""
         with self._lock:
-            self._accepted = self._rejected = 0
+            self._accepted, self._rejected = -self._admitted.count(), 0
 
     def snapshot(self) -> BulkheadSnapshot:
         """Counts of one moment: consistent, cheap."""
@@ -163,7 +166,7 @@ class Bulkhead(QueuedGate):
                 self.settings.limit,
                 self._usage.in_flight,
                 len(self._line),
-                self._accepted,
+                max(0, self._admitted.count() + self._accepted),
                 self._rejected,
             )
         self._wake(woken)
@@ -205,38 +208,62 @@ class Bulkhead(QueuedGate):
 
     def enter(self, limit: float, weight: float = 1.0) -> Ticket | Waiter:
         """A place at once, or one in the line, or BulkheadFullError."""
-        with self._lock:  # what nearly every call needs stands here: half the cost of asking in steps
-            usage = self._usage
-            if usage.in_flight < self.settings.limit and not self._line and not self._dropped:
-                place = _Place(self, usage)
-                if usage.in_flight < self.settings.limit and not self._line:
-                    usage.in_flight += 1
-                    place.holders = 1
-                    self._accepted += 1
-                    return place
+        usage = self._usage
+        if not self._line and not self._dropped and usage.made <= self.settings.limit:
+            # No lock, and no call from the look at the line to the step that takes the place.
+            try:
+                place = usage.free.pop()
+            except IndexError:  # all are taken, or the next one is yet to be made
+                pass
+            else:
+                next(self._admitted.ticks)
+                return place
         return super().enter(limit, weight)
+
+    def layer(self, inner: Call, limit: float, given: Classification) -> Call:
+        """Return `inner` behind this bulkhead; a worker thread that is left behind further in keeps its place."""
+        return self.marked(placed(self, inner, limit))
+
+    def alayer(self, inner: AsyncCall, limit: float, given: Classification) -> AsyncCall:
+        """Return `inner` behind this bulkhead, for async functions."""
+        return self.marked(aplaced(self, inner, limit))
+
+    def alone(self, fn: Fn) -> Fn | None:
+        """`fn` behind this bulkhead and nothing else."""
+        return alone(self, fn) if is_async(fn) else lone(self, fn)
 
     # --- the line's questions ---------------------------------------------------------------------------------------
 
     def _take_locked(self, now: float, weight: float) -> _Place | None:
-        usage = self._usage
-        if usage.in_flight >= self.settings.limit:
-            return None
-        place = _Place(self, usage)
-        if usage.in_flight >= self.settings.limit:  # a handler took the last one
-            return None
-        usage.in_flight += 1  # from here to the return nothing is called: an interrupt loses no place
-        place.holders = 1
-        self._accepted += 1
+        usage, limit = self._usage, self.settings.limit
+        while usage.made > limit:  # after a cut
+            try:
+                place = usage.free.pop()
+            except IndexError:
+                return None
+            place.holders = 0
+            usage.made -= 1
+        while True:
+            try:
+                place = usage.free.pop()
+                break
+            except IndexError:
+                if usage.made >= limit:
+                    return None
+            place = _Place(self, usage)
+            if usage.made < limit:  # still: a handler may have come in while it was made
+                usage.made += 1
+                place.holders = 1
+                break
+        next(self._admitted.ticks)
         return place
 
     def _return_locked(self, ticket: _Place) -> None:
-        ticket.holders = 0
-        ticket.usage.in_flight -= 1
-        self._accepted = max(0, self._accepted - 1)  # a reset may have come between
+        self._accepted -= 1
+        ticket.usage.free.append(ticket)
 
     def _undrop_locked(self, dropped: _Usage) -> None:
-        dropped.in_flight -= 1
+        dropped.made -= 1
 
     def _patience(self) -> tuple[float, int | None]:
         return self.settings.max_wait, self.settings.max_queue
@@ -258,37 +285,47 @@ class Bulkhead(QueuedGate):
 
     def free(self, place: _Place) -> None:
         """One holder of `place` lets go."""
-        with self._lock:
-            place.holders -= 1
-            if place.holders:
-                return
-            place.usage.in_flight -= 1
-            woken: list[Waiter] | None = None
-            if self._line or self._dropped:
+        if place.holders > 1:
+            with self._lock:
+                if place.holders > 1:
+                    place.holders -= 1
+                    return
+        place.usage.free.append(place)
+        if self._line or self._dropped:  # looked at after the place is back: who joins the line looks for it after that
+            with self._lock:
                 woken = self._serve_locked(0.0)
-        if woken:
             self._wake(woken)
 
     def hold(self, place: _Place) -> bool:
         """One holder more, unless it is free by now."""
         with self._lock:
-            if not place.holders:
+            if place in place.usage.free:
                 return False
             place.holders += 1
             return True
 
 
 class _Usage:
-    """Places taken; a forked child begins with a new one, so that places of its parent come back to nobody."""
+    """The places.
 
-    __slots__ = ("in_flight",)
+    A place that is free keeps its holder, the next one: taking it is one step. A forked child begins with places of its
+    own, so that those of its parent come back to nobody.
+    """
+
+    __slots__ = ("free", "made")
 
     def __init__(self) -> None:
-        self.in_flight = 0
+        self.made = 0  # places there are, free or taken
+        self.free: list[_Place] = []
+
+    @property
+    def in_flight(self) -> int:
+        """Places taken."""
+        return self.made - len(self.free)
 
 
 class _Place:
-    """One admitted call: held by its caller, and by the worker threads that still run for it."""
+    """Room for one call: held by its caller, and by the worker threads that still run for it."""
 
     __slots__ = ("_bulkhead", "holders", "usage")
 

@@ -121,7 +121,7 @@ def lead_in_worker(call: SharedCall, inner: Call, failed: Failed, policy: str) -
     """Make the call in a worker thread, so that the caller can go when its deadline comes."""
     call.flight.thread = None
     context = _loose(call.flight)
-    places = retain_held(context)
+    places = retain_held()
 
     def run() -> None:
         nonlocal call

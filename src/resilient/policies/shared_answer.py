@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from resilient.clock import Clock
 from resilient.deadline import Limit, current_limit, current_scope
 from resilient.errors import CallTimeoutError, DeadlineExceededError
-from resilient.places import held
 from resilient.policy import UNLIMITED
 
 if TYPE_CHECKING:
@@ -131,11 +130,10 @@ def limit_of_caller(clock: Clock) -> Limit | None:
 
 
 def loose_context() -> Context:
-    """A copy of the caller's context for what outlives it: without its deadline, its timeouts and its places."""
+    """A copy of the caller's context for what outlives it: without its deadline and its timeouts."""
     context = copy_context()
     context.run(current_limit.set, None)
     context.run(current_scope.set, None)
-    context.run(held.set, ())
     return context
 
 

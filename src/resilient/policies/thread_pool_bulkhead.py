@@ -332,7 +332,7 @@ class _Job:
         self._pool = pool
         self._call, self._fn, self._args, self._kwargs = call, fn, args, kwargs
         self._context = contextvars.copy_context()
-        self._places = retain_held(self._context)
+        self._places = retain_held()
         self._result: Any = None
         self._error: BaseException | None = None
         self.end = end
@@ -344,11 +344,13 @@ class _Job:
         """In a thread of the pool."""
         result: Any = None
         error: BaseException | None = None
+        places = held.places
         try:
-            self._context.run(held.set, (slot,))
+            places.append(slot)
             result = self._context.run(self._call, self._fn, self._args, self._kwargs)
         except BaseException as raised:
             error = raised
+        places.remove(slot)
         self.finish(result, error)
         result = error = None  # the error's traceback holds this frame
 

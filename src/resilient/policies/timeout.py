@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import logging
 import threading
@@ -12,7 +11,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from resilient.checks import positive_seconds, whole
 from resilient.clock import SYSTEM_CLOCK, Clock, forget_on_fork
-from resilient.deadline import Limit, current_limit, current_scope, enforced_limit, lower_limit, restore_limit
+from resilient.deadline import (
+    Limit,
+    current_limit,
+    current_scope,
+    enforced_limit,
+    lower_limit,
+    restore_limit,
+    restore_scope,
+)
 from resilient.errors import BulkheadFullError, CallTimeoutError, ConfigError
 from resilient.outcome import Classification
 from resilient.places import Place, retain_held
@@ -191,10 +198,33 @@ class Timeout(Enforcer):
                 raise
             finally:
                 scope.leave()
-                with contextlib.suppress(ValueError):  # ended in another context: there is nothing to restore
-                    current_scope.reset(token)
+                restore_scope(token)
 
         return enforced
+
+    def alimit(self, call: AsyncCall, policies: Sequence[Policy[Any]]) -> AsyncCall:
+        """Return `call` with the deadline lowered and cancelled when it comes: both layers in one frame."""
+        clock, now, own = self._clock, self._clock.monotonic, _own(policies)
+
+        async def limited(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
+            started = now()
+            limit = Limit(started + self.settings.seconds, self, self._name, clock)
+            if current_limit.get() is not None:
+                limit = lower_limit(limit, started)
+            scope = _Scope(clock, limit.end - started)
+            limits, scopes = current_limit.set(limit), current_scope.set(scope)
+            try:
+                return await call(fn, args, kwargs)
+            except BaseException as error:
+                if scope.leave() and type(error).__name__ == "CancelledError":
+                    raise _timeout(limit, own, now() - started) from error
+                raise
+            finally:
+                scope.leave()
+                restore_scope(scopes)
+                restore_limit(limits)
+
+        return limited
 
     def describe(self) -> str:
         """One sentence: the limit."""
@@ -271,7 +301,7 @@ class _Job:
         self._owner = owner
         self._call, self._fn, self._args, self._kwargs = call, fn, args, kwargs
         self._context = contextvars.copy_context()
-        self._places: tuple[Place, ...] = retain_held(self._context)
+        self._places: tuple[Place, ...] = retain_held()
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._gone = False
@@ -333,15 +363,15 @@ class _Scope:
     __slots__ = ("_cancel", "_cancelling", "_task", "expired")
 
     def __init__(self, clock: Clock, seconds: float) -> None:
-        import asyncio
+        from asyncio import current_task
 
-        task = asyncio.current_task()
+        task = current_task()
         if task is None:
             raise RuntimeError("an async Timeout needs a running task")
         self._task: asyncio.Task[Any] | None = task
         self._cancelling = task.cancelling()
         self.expired = False
-        self._cancel = clock.call_later(asyncio.get_running_loop(), seconds, self._expire)
+        self._cancel = clock.call_later(task.get_loop(), seconds, self._expire)
 
     def _expire(self) -> None:
         if self._task is not None:
