@@ -28,6 +28,8 @@ bench: .venv/dev.installed  ## compare with the peers, as ratios, in one run
 
 docs: .venv/dev.installed  ## draw the pictures of the documents from the code
 	@$(VENV)/python docs/pictures/draw_circuit.py
+	@$(VENV)/python docs/pictures/draw_balancing.py
+	@$(VENV)/python -m resilient.config_schema > docs/reference/configuration.schema.json
 
 requirements:  ## pin anew what requirements/*.txt install (needs uv)
 	uv pip compile -q pyproject.toml --extra server --extra redis --group demo --universal --python-version 3.11 \

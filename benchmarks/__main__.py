@@ -12,7 +12,8 @@ from benchmarks.tables import Table, tables
 def main(argv: Sequence[str] | None = None, effort: measure.Effort = measure.ALL_OF_IT) -> None:
     """Run the comparisons that are asked for, and print them."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Compare what a breaker costs with its peers, in one run."
+        prog="python -m benchmarks",
+        description="Compare what a breaker costs with its peers, measure a pick, simulate a fleet.",
     )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="run only the tables whose title contains NAME; without, all of them"

@@ -19,8 +19,10 @@ AsyncCall: TypeAlias = Callable[[int], Awaitable[Any]]
 BARE, OURS = "bare", "resilient"
 CIRCUITBREAKER, PYBREAKER = "circuitbreaker 2.1.3", "pybreaker 1.4.1"
 INTERLOCK_TIME, INTERLOCK_COUNT = "interlock-cb 2.8.2, time window", "interlock-cb 2.8.2, count window"
+CRASHBYTES, PYRESILIENCE = "crashbytes 1.1.11", "pyresilience 0.4.1"
 
 FAR = 1e6  # seconds: an open circuit stays open while it is measured
+ATTEMPTS, PLACES = 3, 10  # of a retry, of a bulkhead
 
 
 @dataclass(frozen=True)

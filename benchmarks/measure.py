@@ -30,10 +30,13 @@ class Effort:
     tasks: int = 10_000
     period: float = 0.6  # seconds for which a crowd of threads is counted
     breakers: int = 10_000
+    simulated: float = 64.0  # seconds of virtual time, at most
 
 
-ALL_OF_IT = Effort()  # two minutes at most
-ONCE = Effort(seconds=60.0, bursts=1, rounds=1, sleeping=2, tasks=10, period=0.05, breakers=20)  # to see that it runs
+ALL_OF_IT = Effort()  # some five minutes
+ONCE = Effort(
+    seconds=60.0, bursts=1, rounds=1, sleeping=2, tasks=10, period=0.05, breakers=20, simulated=0.5
+)  # to see that it runs
 
 
 def compare(scenario: Scenario, effort: Effort) -> Costs:

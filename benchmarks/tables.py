@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import crowds, footprint, measure, report, scenarios
-from benchmarks.candidates import BARE, CIRCUITBREAKER, INTERLOCK_COUNT, OURS
+from benchmarks import balancing, crowds, footprint, measure, policies, report, scenarios, simulation_report
+from benchmarks.candidates import BARE, CIRCUITBREAKER, INTERLOCK_COUNT, OURS, Scenario
 from benchmarks.measure import Costs, Effort, added
 from benchmarks.report import Goal
 
@@ -28,18 +28,21 @@ class Table:
 def tables() -> list[Table]:
     """All of them, in order."""
     return [
-        *(Table(title, _calls(title)) for title in scenarios.SCENARIOS),
+        *(Table(title, _calls(title, make)) for title, make in scenarios.SCENARIOS.items()),
+        *(Table(title, _calls(title, make)) for title, make in policies.SCENARIOS.items()),
         Table(SLEEPING, _sleeping),
         Table(TIGHT, _tight),
         Table(TASKS, _tasks),
         Table(MEMORY, _memory),
         Table(IMPORT, _imports),
+        Table(balancing.PICK, balancing.show),
+        Table(simulation_report.SIMULATION, simulation_report.show),
     ]
 
 
-def _calls(title: str) -> Callable[[Effort], list[Goal]]:
+def _calls(title: str, make: Callable[[], Scenario]) -> Callable[[Effort], list[Goal]]:
     def show(effort: Effort) -> list[Goal]:
-        costs = measure.compare(scenarios.SCENARIOS[title](), effort)
+        costs = measure.compare(make(), effort)
         report.calls(title, costs)
         return _goals(title, costs)
 
@@ -48,6 +51,8 @@ def _calls(title: str) -> Callable[[Effort], list[Goal]]:
 
 def _goals(title: str, costs: Costs) -> list[Goal]:
     more = added(costs)
+    if title in policies.SCENARIOS:
+        return policies.goals(title, more)
     if title in {scenarios.PIPELINE, scenarios.ASYNC_PIPELINE}:
         best = min(cost for name, cost in more.items() if name not in {BARE, OURS, CIRCUITBREAKER})
         return [Goal(f"{title}: added cost <= the next peer's after circuitbreaker", more[OURS] / best, 1.0)]

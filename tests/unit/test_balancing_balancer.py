@@ -68,7 +68,7 @@ def test_a_new_list_is_used_at_the_next_pick() -> None:
     chosen = balancer(discovery)
     assert served(chosen, 2) == "ab"
     discovery.set(*instances("cd"))
-    assert set(served(chosen, 4)) == {"c", "d"}
+    assert set(served(chosen, 40)) == {"c", "d"}  # the new one begins with a tenth of its share
 
 
 @given(seed=st.integers(0, 1000))
@@ -166,7 +166,7 @@ def test_a_lease_dropped_unsettled_gives_its_place_back() -> None:
     chosen = balancer(Listed(*instances("a")))
     lease = chosen.pick()
     assert counts(chosen, "a")[1] == 1
-    with chosen._lock:  # a finaliser may run anywhere, also while this thread holds the lock
+    with chosen._book.lock:  # a finaliser may run anywhere, also while this thread holds the lock
         del lease
         gc.collect()
     assert counts(chosen, "a") == (1, 0, 0, 0)
@@ -373,11 +373,11 @@ def test_instances_that_are_all_aside_are_chosen_as_if_none_were(clock: VirtualC
 
 
 def test_a_failure_that_is_no_refusal_puts_nothing_aside(clock: VirtualClock) -> None:
-    """An HTTP failure is counted and nothing more."""
+    """A few HTTP failures are counted and nothing more."""
     chosen = balancer(Listed(*instances("ab")), clock)
-    for lease in [chosen.pick() for _ in range(10)]:
+    for lease in [chosen.pick() for _ in range(8)]:
         lease.failure()
-    assert counts(chosen, "b") == (5, 0, 5, 5)
+    assert counts(chosen, "b") == (4, 0, 4, 4)
     assert served(chosen, 4) in {"abab", "baba"}
 
 
@@ -393,7 +393,7 @@ def test_a_forked_child_begins_with_nothing_in_flight() -> None:
 
 def test_threads_lose_no_count() -> None:
     """16 threads x 200 calls, one in five failing, are counted exactly; nothing stays in flight."""
-    chosen = balancer(Listed(*instances("abc")))
+    chosen = Balancer("producer", Listed(*instances("abc")), outliers=None)  # one in five would eject
 
     def run() -> None:
         for number in range(200):

@@ -2,72 +2,55 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import deque
+import random
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import TypeAlias
 
-from resilient.balancing.hosts import HeldLease, Host, InstanceSnapshot, Lease
-from resilient.balancing.strategies import RoundRobin, Strategy
+from resilient.balancing.book import BalancerSnapshot, Book
+from resilient.balancing.fleet import NOBODY, Fleet
+from resilient.balancing.guarded import RoundRobin
+from resilient.balancing.hosts import Host, identity
+from resilient.balancing.leases import HeldLease, Lease
+from resilient.balancing.outliers import DEFAULT, Outliers
+from resilient.balancing.strategies import Narrower, Strategy, ask, asked_under_lock, made, make_ready
+from resilient.checks import positive_seconds
 from resilient.clock import SYSTEM_CLOCK, Clock, forget_on_fork
 from resilient.discovery import Discovery, Instance
 from resilient.errors import ConfigError, NoInstanceError
-from resilient.events import Event, publish
 
-__all__ = ["Balancer", "BalancerSnapshot", "InstancePutAside", "InstanceSnapshot", "Lease"]
-
-logger = logging.getLogger("resilient")
-
-_Identity: TypeAlias = tuple[str, str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class InstancePutAside(Event):
-    """No connection to `instance` of the service `name` could be made: for `seconds` others are preferred."""
-
-    instance: Instance
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class BalancerSnapshot:
-    """One moment of a balancer.
-
-    Attributes:
-        service: whose.
-        instances: one entry per instance that is known or still has calls in flight.
-    """
-
-    service: str
-    instances: tuple[InstanceSnapshot, ...]
-
-    @property
-    def in_flight(self) -> int:
-        """Leases that are not settled."""
-        return sum(entry.in_flight for entry in self.instances)
+_ROUNDS = 10  # of choosing again because something changed meanwhile; then what was chosen is good enough
 
 
 class Balancer:
     """Chooses instances of one service and learns from how the calls end.
 
-    The instances are those that discovery knows at the moment of the pick. An instance to which no connection could be
-    made is put aside: others are preferred for 1 s, twice as long each time the one call that then tries it fails, at
-    most 30 s; the first success forgets it. (A process that was killed stays listed until its registry lease ends.)
-    The last one is never put aside, and when all others have been tried an instance that is aside is chosen too.
+    The instances are those that discovery knows at the moment of the pick. Of these are preferred those that
+
+    - can be connected to: one that refuses is put aside for 1 s, twice as long each time the one call that then tries
+      it fails, at most 30 s; all but one may be. (A process that was killed stays listed until its lease ends.)
+    - do not fail: see `Outliers`; at most a third may be ejected for that.
+    - have not asked for a pause (Retry-After), and are well by the health checks, if there are any.
+    - are not slow: more than twice the median latency costs a share of the turns, see `RoundRobin`.
+    - are not new: one that joins a list that was known before begins with a tenth of its share.
+
+    When nobody is left, or less than half because of failures, those that are out are chosen all the same: there is
+    never an error while discovery knows an instance. After its time one call tries an instance that is out; a success
+    brings it back and forgets what was remembered against it.
 
     Args:
         service: the logical name.
         discovery: who is there.
         strategy: makes the object that chooses, one per balancer; default `RoundRobin`.
         secure: True to choose only among instances that speak TLS, False only among those that do not; None: all.
+        outliers: when an instance is ejected because its calls fail; None: never.
+        slow_start: seconds in which a new instance comes to its full share, default 60; None: at once. The first list
+            of a balancer starts in full.
+        rng: gives a float in [0, 1) for the jitter of ejections; default `random.random`.
         clock: default the machine's monotonic clock.
 
     Raises:
-        ConfigError: when `strategy` is not a function that makes a strategy.
+        ConfigError: when `strategy` is not a function that makes a strategy, or another argument is out of its range.
 
-    Safe for threads and event loops; no lock is held while the strategy chooses.
+    Safe for threads and event loops, which may share one; no lock is held while code of yours runs.
 
     Example:
         >>> from resilient.balancing import Balancer
@@ -85,19 +68,31 @@ class Balancer:
         strategy: Callable[[], Strategy] = RoundRobin,
         *,
         secure: bool | None = None,
+        outliers: Outliers | None = DEFAULT,
+        slow_start: float | None = 60.0,
+        rng: Callable[[], float] | None = None,
         clock: Clock | None = None,
     ) -> None:
+        if outliers is not None and not isinstance(outliers, Outliers):
+            raise ConfigError(f"Balancer: outliers must be an Outliers or None, not {outliers!r}", path="outliers")
+        if slow_start is not None:
+            slow_start = positive_seconds("Balancer", "slow_start", slow_start)
+        if rng is not None and not callable(rng):
+            raise ConfigError(f"Balancer: rng must be a function, not {rng!r}", path="rng")
         self.service = service
         self._discovery = discovery
-        self._strategy = _made(strategy)
+        self._strategy = made("Balancer", strategy)
+        self._choose = asked_under_lock(self._strategy)
         self._secure = secure
-        self._clock = clock or SYSTEM_CLOCK
-        self._lock = threading.Lock()
-        self._hosts: dict[_Identity, Host] = {}
-        self._aside: dict[_Identity, Host] = {}  # those that could not be connected to last time
-        self._dropped: deque[Host] = deque()
-        self._changes = 0  # of who is aside
-        self._kept: tuple[tuple[Instance, ...], int, float, tuple[Instance, ...]] | None = None
+        self._now = (clock or SYSTEM_CLOCK).monotonic
+        self._book = Book(
+            service,
+            settings=outliers,
+            slow_start=slow_start,
+            rng=rng or random.random,
+            now=self._now,
+            lost=discovery.refresh_soon,
+        )
         self._list: tuple[tuple[Instance, ...], tuple[Instance, ...]] = ((), ())  # as discovered, as usable here
         forget_on_fork(self)
 
@@ -108,9 +103,10 @@ class Balancer:
         if found is known[0]:
             return known[1]
         # In an order of our own: a registry that answers in another order each time would disturb the rotation.
-        usable = tuple(sorted((i for i in found if self._secure in (None, i.secure)), key=_identity))
+        usable = tuple(sorted((i for i in found if self._secure in (None, i.secure)), key=identity))
+        if usable == known[1] and all(a.metadata == b.metadata for a, b in zip(usable, known[1], strict=True)):
+            usable = known[1]
         self._list = (found, usable)
-        self._forget_the_gone(usable)
         return usable
 
     def untried(self, tried: Collection[Instance], /) -> bool:
@@ -127,128 +123,103 @@ class Balancer:
         Raises:
             NoInstanceError: when none is known; says what is known, and to whom.
         """
-        instances = self.instances()
-        if not instances:
-            self._discovery.refresh_soon()
-            raise self._nobody()
-        now = self._clock.monotonic()
-        choice = self._choose(instances, key, exclude, now)
-        with self._lock:
-            self._drain_locked()
-            host = self._host_locked(choice)
-            trial = host.picked(now)
-            self._changes += trial
-        return HeldLease(host, trial=trial, settle=self._settle, reached=self._reached, dropped=self._dropped.append)
+        now = self._now()
+        found = self._discovery.instances(self.service)
+        choose, book = self._choose, self._book
+        if choose is not None and not exclude:
+            with book.lock:
+                if book.dropped:
+                    book.drain_locked()
+                fleet = book.fleet
+                if fleet.found is found and now < fleet.fresh_until:
+                    host = choose(fleet, key, NOBODY)
+                    host.picks += 1
+                    host.in_flight += 1
+                    book.load.in_flight += 1
+                    trial = 0 if host.out is None else book.trial_locked(host, now)
+                    return HeldLease(book, host, now, trial)
+        return self._pick_with_care(found, now, key, exclude)
+
+    def mark(self, instance: Instance, *, healthy: bool) -> None:
+        """Say what a health check of your own found: an instance that is not healthy gets no calls until one is.
+
+        Args:
+            instance: which one; nothing happens when it is not listed.
+            healthy: what was found.
+        """
+        found = self._discovery.instances(self.service)
+        if self._book.fleet.found is not found:
+            self._renewed(found, self._now())
+        self._book.mark(instance, healthy=healthy)
 
     def snapshot(self) -> BalancerSnapshot:
-        """Picks, calls in flight and failures per instance at one moment."""
-        listed = self.instances()
-        with self._lock:
-            self._drain_locked()
-            now = self._clock.monotonic()
-            for instance in listed:
-                self._host_locked(instance)
-            return BalancerSnapshot(self.service, tuple(host.snapshot(now) for host in self._hosts.values()))
+        """Picks, calls in flight, failures, latency and share per instance at one moment."""
+        found = self._discovery.instances(self.service)
+        self._renewed(found, self._now())
+        return self._book.snapshot()
 
     def __repr__(self) -> str:
         return f"<Balancer {self.service!r} {len(self.instances())} instances, {self._strategy!r}>"
 
     def after_fork_in_child(self) -> None:
         """The calls in flight are the parent's."""
-        self._lock = threading.Lock()
-        self._dropped.clear()
-        self._kept = None
-        for host in self._hosts.values():
-            host.in_flight = 0
+        self._book.after_fork_in_child()
 
-    def _choose(
-        self, instances: tuple[Instance, ...], key: str | None, exclude: Collection[Instance], now: float
-    ) -> Instance:
-        preferred = self._preferred(instances, now)
-        if not exclude:
-            return self._strategy.pick(preferred, key)
-        # Walk on in the whole rotation, past what was tried: rotating among the rest alone would stay in step with the
-        # failures and send the same instance the load of two (measured: 1.8 times its share).
-        for _ in range(len(exclude) + 1):
-            choice = self._strategy.pick(preferred, key)
-            if choice not in exclude:
-                return choice
-        untried = [instance for instance in preferred if instance not in exclude]
-        untried = untried or [instance for instance in instances if instance not in exclude]
-        return self._strategy.pick(untried or preferred, key)
+    def _pick_with_care(
+        self, found: tuple[Instance, ...], now: float, key: str | None, exclude: Collection[Instance]
+    ) -> HeldLease:
+        book = self._book
+        for left in reversed(range(_ROUNDS)):
+            fleet = self._fleet(found, now)
+            tried = book.hosts_of(tuple(exclude)) if exclude else NOBODY
+            if tried and not fleet.has_untried(tried):
+                rest = [host for host in fleet.listed if host not in tried]
+                fleet, tried = (fleet.only(rest) if rest else fleet), NOBODY
+            lease = self._from(fleet, key, tried, now, whatever=not left)
+            if lease is not None:
+                return lease
+        raise AssertionError("the last round takes whatever it gets")  # pragma: no cover  # it does
 
-    def _preferred(self, instances: tuple[Instance, ...], now: float) -> tuple[Instance, ...]:
-        if not self._aside:  # nearly always; no lock for that
-            return instances
-        kept = self._kept  # a scan of the list per pick would be felt at a thousand instances
-        if kept is not None and kept[0] is instances and kept[1] == self._changes and now < kept[2]:
-            return kept[3]
-        with self._lock:
-            preferred = tuple(instance for instance in instances if not self._is_aside_locked(instance, now))
-            ends = [host.aside_until for host in self._aside.values() if host.is_aside(now)]
-            self._kept = (instances, self._changes, min(ends, default=float("inf")), preferred or instances)
-        return preferred or instances
-
-    def _is_aside_locked(self, instance: Instance, now: float) -> bool:
-        host = self._aside.get(_identity(instance))
-        return host is not None and host.is_aside(now)
-
-    def _host_locked(self, instance: Instance) -> Host:
-        identity = _identity(instance)
-        host = self._hosts.get(identity)
-        if host is None:
-            host = self._hosts[identity] = Host(instance)
-        else:
-            host.instance = instance  # the same one; its metadata may be new
-        return host
-
-    def _settle(self, host: Host, how: str, trial: bool) -> None:
-        listed = self.instances() if how == "unreachable" else ()
-        aside = None
-        with self._lock:
-            now = self._clock.monotonic()
-            host.in_flight = max(0, host.in_flight - 1)  # after a fork a lease of the parent may end here
-            if how == "success":
-                host.answered()
-                self._reached_locked(host)
-            elif how in {"failure", "unreachable"}:
-                host.failed()
-            if how == "unreachable" and any(
-                other != host.instance and not self._is_aside_locked(other, now) for other in listed
-            ):
-                aside = host.put_aside(now, trial=trial)
-                self._aside[_identity(host.instance)] = host
-                self._changes += 1
-        if how == "unreachable":
+    def _fleet(self, found: tuple[Instance, ...], now: float) -> Fleet:
+        fleet = self._book.fleet
+        if fleet.found is found and now < fleet.fresh_until:
+            return fleet
+        fleet = self._renewed(found, now)
+        if not fleet.hosts:
             self._discovery.refresh_soon()
-        if aside is not None:
-            instance = host.instance
-            logger.info(
-                "no connection to %s:%d of %r: others first for %g s", instance.host, instance.port, self.service, aside
-            )
-            publish(InstancePutAside(self.service, now, instance, aside))
+            raise self._nobody()
+        return fleet
 
-    def _reached(self, host: Host) -> None:
-        if self._aside:  # rarely; no lock for that
-            with self._lock:
-                self._reached_locked(host)
+    def _renewed(self, found: tuple[Instance, ...], now: float) -> Fleet:
+        usable = self.instances()
+        if usable:
+            make_ready(self._strategy, usable)  # before anybody can choose from the new fleet
+        return self._book.renew(found, usable, now)
 
-    def _reached_locked(self, host: Host) -> None:
-        host.reached()
-        if self._aside.pop(_identity(host.instance), None) is not None:
-            self._changes += 1
-
-    def _drain_locked(self) -> None:
-        while self._dropped:
-            host = self._dropped.popleft()
-            host.in_flight = max(0, host.in_flight - 1)
-
-    def _forget_the_gone(self, listed: tuple[Instance, ...]) -> None:
-        stay = {_identity(instance) for instance in listed}
-        with self._lock:
-            for identity in [one for one, host in self._hosts.items() if one not in stay and not host.in_flight]:
-                del self._hosts[identity]
-                self._aside.pop(identity, None)
+    def _from(
+        self, fleet: Fleet, key: str | None, tried: tuple[Host, ...], now: float, *, whatever: bool
+    ) -> HeldLease | None:
+        """A lease on a host of the fleet; None when that changed meanwhile."""
+        book, strategy, told = self._book, self._strategy, list[Narrower]()
+        while isinstance(strategy, Narrower):
+            told.append(strategy)
+            fleet, strategy = strategy.narrow(fleet, key, tried)
+        choose = asked_under_lock(strategy)
+        host = None if choose else ask(strategy, fleet, key, tried)
+        with book.lock:
+            if host is None:
+                assert choose is not None
+                host = choose(fleet, key, tried)
+            if not whatever and not book.may_try_locked(host, now):
+                return None
+            host.picks += 1
+            host.in_flight += 1
+            book.load.in_flight += 1
+            trial = 0 if host.out is None else book.trial_locked(host, now)
+            lease = HeldLease(book, host, now, trial)
+        for narrower in told:
+            narrower.chosen(key, host)
+        return lease
 
     def _nobody(self) -> NoInstanceError:
         known = self._discovery.instances(self.service)
@@ -260,18 +231,3 @@ class Balancer:
             when = "has not answered yet" if age == float("inf") else f"was confirmed {age:.1f} s ago"
             what = f"{self._discovery!r} {when}"
         return NoInstanceError(f"no instance of {self.service!r} can be called: {what}", policy=self.service)
-
-
-def _identity(instance: Instance) -> _Identity:
-    """Who it is: counts survive an update, a move to another address begins anew."""
-    return instance.id, instance.host, instance.port
-
-
-def _made(strategy: Callable[[], Strategy]) -> Strategy:
-    wanted = "Balancer: strategy must be a class or function that makes a strategy, such as RoundRobin"
-    if not callable(strategy):
-        raise ConfigError(f"{wanted}, not {strategy!r}", path="strategy")
-    made = strategy()
-    if not callable(getattr(made, "pick", None)):
-        raise ConfigError(f"{wanted}; {strategy!r} made {made!r}, which has no pick()", path="strategy")
-    return made

@@ -1,35 +1,24 @@
-"""What a balancer knows about one instance, and the lease on it that a caller holds."""
+"""What a balancer knows about one instance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import TypeAlias
 
 from resilient.discovery import Instance
-from resilient.errors import RejectedError
-from resilient.gate import Permit
 
 FIRST_ASIDE = 1.0  # seconds; Ribbon and elastic-transport begin with 1 s and stop doubling at 30 s, too
 LONGEST_ASIDE = 30.0
+LONGEST_PAUSE = 300.0  # seconds that a Retry-After is followed; linkerd stops there, too
+TRIAL = 10.0  # seconds for which one trial is waited for before another call may try
+WINDOW = 20  # outcomes that are kept; counted, not timed: a process of a hundred sees few calls per second
 
+UNREACHABLE = "unreachable"
+PAUSED = "retry-after"
+UNHEALTHY = "health check"
+FAILING = "failing"
 
-class Lease(Permit, Protocol):
-    """A chosen instance; settle it like any permit. The first settlement counts."""
-
-    @property
-    def instance(self) -> Instance:
-        """Whom to call."""
-        ...
-
-    def unreachable(self, error: Exception | None = None, /) -> None:
-        """No connection could be made, so nothing was sent: others are preferred for a while."""
-        ...
-
-    def reached(self) -> None:
-        """It answers, whatever it says: others are preferred no more. Settles nothing; the call goes on."""
-        ...
+Identity: TypeAlias = tuple[str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +31,13 @@ class InstanceSnapshot:
         in_flight: leases on it that are not settled.
         failures: how many calls to it failed.
         consecutive_failures: how many of them since the last success.
-        aside: seconds for which others are preferred, because no connection to it could be made; 0.0 when they are not.
+        aside: seconds for which others are preferred, because no connection to it could be made or it asked for a
+            pause; 0.0 when they are not.
+        ejected_for: seconds for which it gets no calls because too many failed, `inf` after a health check; 0.0 when
+            it is not ejected, or one call may try it.
+        ejections: how often in a row it was ejected.
+        latency: its mean latency in seconds, None when it is not known.
+        weight: its share of a full turn, 1.0 at most: less when it is slow, new, or weighs less in the registry.
     """
 
     instance: Instance
@@ -51,138 +46,124 @@ class InstanceSnapshot:
     failures: int
     consecutive_failures: int
     aside: float
+    ejected_for: float = 0.0
+    ejections: int = 0
+    latency: float | None = None
+    weight: float = 1.0
 
 
 class Host:
     """What is counted for one instance. Everything under the balancer's lock."""
 
-    __slots__ = ("_aside_for", "_aside_until", "consecutive_failures", "failures", "in_flight", "instance", "picks")
+    __slots__ = (
+        "aside_for",
+        "consecutive_failures",
+        "credit",
+        "ejections",
+        "failures",
+        "guard",
+        "in_flight",
+        "instance",
+        "joined",
+        "latency",
+        "out",
+        "out_since",
+        "outcomes",
+        "picks",
+        "ramp",
+        "returned",
+        "sampled",
+        "samples",
+        "trial",
+        "trial_ends",
+        "turn",
+        "until",
+        "weight",
+        "window",
+    )
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, joined: float) -> None:
         self.instance = instance
         self.picks = self.in_flight = self.failures = self.consecutive_failures = 0
-        self._aside_for = 0.0  # 0.0: it can be connected to, as far as is known
-        self._aside_until = 0.0
+        self.latency: float | None = None  # seconds, faded up to `sampled`
+        self.sampled = 0.0
+        self.samples = 0  # since it is remembered
+        self.window = self.outcomes = 0  # the last outcomes as bits, 1 for a failure, and how many there are
+        self.joined = joined  # when its slow start began
+        self.guard = self.ramp = self.weight = 1.0  # its share: beside its peers' latency, in its slow start, in all
+        self.credit = 0.0  # of a strategy: what it is owed of a turn
+        self.turn = 0  # of a strategy: when it had its last one
+        self.out: str | None = None  # why it is out
+        self.until = self.out_since = 0.0
+        self.aside_for = 0.0  # seconds it was put aside last; 0.0: it can be connected to, as far as is known
+        self.ejections = 0
+        self.returned = 0.0  # when it came back from its last ejection
+        self.trial = 0  # the lease that tries it
+        self.trial_ends = 0.0
 
-    def is_aside(self, now: float) -> bool:
-        """Whether others are preferred."""
-        return self._aside_for > 0.0 and now < self._aside_until
+    def is_due(self, now: float) -> bool:
+        """Whether it is out and one call may try it."""
+        return now >= self.until and (not self.trial or now >= self.trial_ends)
 
-    def picked(self, now: float) -> bool:
-        """Count a pick. True when it is the trial of an instance whose time aside is over."""
-        self.picks += 1
-        self.in_flight += 1
-        if self._aside_for == 0.0 or now < self._aside_until:
-            return False
-        self._aside_until = now + self._aside_for  # one caller tries; the others go elsewhere until it knows
-        return True
+    def record(self, *, failed: bool) -> None:
+        """Remember an outcome."""
+        self.window = (self.window << 1 | failed) & (1 << WINDOW) - 1
+        if self.outcomes < WINDOW:
+            self.outcomes += 1
+        if failed:
+            self.failures += 1
+            self.consecutive_failures += 1
+        else:
+            self.consecutive_failures = 0
 
-    def answered(self) -> None:
-        """A call went well."""
-        self.consecutive_failures = 0
+    def leave(self, why: str, now: float, until: float) -> None:
+        """It is out until a time; a trial that is under way decides nothing any more."""
+        if self.out is None:
+            self.out_since = now
+        self.out = why
+        self.until = until
+        self.trial = 0
 
-    def reached(self) -> None:
-        """It can be connected to."""
-        self._aside_for = 0.0
-
-    @property
-    def aside_until(self) -> float:
-        """When its time aside ends."""
-        return self._aside_until
-
-    def failed(self) -> None:
-        """A call failed."""
-        self.failures += 1
-        self.consecutive_failures += 1
+    def come_back(self, now: float) -> float:
+        """It is in again, and what was remembered against it is forgotten; how long it was out."""
+        self.out = None
+        self.trial = 0
+        self.aside_for = 0.0
+        self.window = self.outcomes = self.consecutive_failures = 0
+        self.latency = None  # not clearing it costs another minute of a small share (measured: 18 s for 5)
+        self.returned = now
+        return now - self.out_since
 
     def put_aside(self, now: float, *, trial: bool) -> float | None:
-        """No connection: stay aside, twice as long when the trial failed; the seconds, or None when nothing changed.
+        """No connection: aside, twice as long when the trial failed; the seconds, or None when nothing changed.
 
         Of many calls that fail at once one counts: they tell the same thing.
         """
-        if self._aside_for > 0.0 and not trial:
+        if self.out == UNHEALTHY or (self.out == UNREACHABLE and not trial):
             return None
-        self._aside_for = min(LONGEST_ASIDE, 2 * self._aside_for) or FIRST_ASIDE
-        self._aside_until = now + self._aside_for
-        return self._aside_for
+        self.aside_for = min(LONGEST_ASIDE, 2 * self.aside_for) or FIRST_ASIDE
+        until = now + self.aside_for
+        self.leave(UNREACHABLE, now, max(until, self.until) if self.out not in {None, UNREACHABLE} else until)
+        return self.aside_for
 
     def snapshot(self, now: float) -> InstanceSnapshot:
         """One moment of it."""
-        aside = max(0.0, self._aside_until - now) if self._aside_for else 0.0
+        left = max(0.0, self.until - now) if self.out is not None else 0.0
+        aside = self.out in {UNREACHABLE, PAUSED}
         return InstanceSnapshot(
-            self.instance, self.picks, self.in_flight, self.failures, self.consecutive_failures, aside
+            self.instance,
+            self.picks,
+            self.in_flight,
+            self.failures,
+            self.consecutive_failures,
+            aside=left if aside else 0.0,
+            ejected_for=0.0 if aside else left,
+            ejections=self.ejections,
+            latency=self.latency,
+            weight=self.weight,
         )
 
 
-Settle = Callable[[Host, str, bool], None]
-Reached = Callable[[Host], None]
-
-
-class HeldLease:
-    """The lease that a balancer hands out. Dropped unsettled, it gives its place back."""
-
-    __slots__ = ("__weakref__", "_dropped", "_held", "_reached", "_settle", "_trial", "instance")
-
-    def __init__(
-        self, host: Host, *, trial: bool, settle: Settle, reached: Reached, dropped: Callable[[Host], None]
-    ) -> None:
-        self._reached = reached
-        self.instance = host.instance
-        self._held = [host]  # list.pop is atomic: of two threads that settle at once, one counts
-        self._trial = trial
-        self._settle = settle
-        self._dropped = dropped
-
-    def success(self) -> None:
-        """It went well."""
-        self._end("success")
-
-    def failure(self, error: Exception | None = None, /) -> None:  # what it was changes nothing here
-        """It failed."""
-        self._end("failure")
-
-    def unreachable(self, error: Exception | None = None, /) -> None:  # what it was changes nothing here
-        """No connection could be made."""
-        self._end("unreachable")
-
-    def reached(self) -> None:
-        """It answers."""
-        for host in self._held:
-            self._reached(host)
-
-    def ignored(self) -> None:
-        """Neither: cancelled, or not the instance's fault."""
-        self._end("ignored")
-
-    def unused(self) -> None:
-        """Nothing was sent, and not because of the instance."""
-        self._end("unused")
-
-    def _end(self, how: str) -> None:
-        try:
-            host = self._held.pop()
-        except IndexError:
-            return
-        self._settle(host, how, self._trial)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None, /
-    ) -> None:
-        if error is None:
-            self.success()
-        elif isinstance(error, RejectedError):
-            self.unused()
-        elif isinstance(error, Exception):
-            self.failure(error)
-        else:
-            self.ignored()
-
-    def __del__(self) -> None:
-        while self._held:
-            self._dropped(self._held.pop())
-
-    def __repr__(self) -> str:
-        return f"<lease on {self.instance.host}:{self.instance.port}, {'held' if self._held else 'settled'}>"
+def identity(instance: Instance) -> Identity:
+    """Who it is: counts survive an update, a move to another address begins anew."""
+    return instance.id, instance.host, instance.port
