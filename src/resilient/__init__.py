@@ -44,7 +44,7 @@ from resilient.policies.circuit_report import (
 from resilient.policies.circuit_states import State
 from resilient.policies.collapser import Collapser
 from resilient.policies.concurrency_limiter import ConcurrencyLimiter
-from resilient.policies.fallback import Fallback
+from resilient.policies.fallback import BadResult, Fallback
 from resilient.policies.hedge import Hedge
 from resilient.policies.hedge_report import HedgeSnapshot, HedgeStarted
 from resilient.policies.limit_algorithms import AIMD, Gradient2, LimitAlgorithm, Vegas
@@ -71,6 +71,7 @@ __all__ = [
     "priority",
     "retry_after",
     "AIMD",
+    "BadResult",
     "Bulkhead",
     "BulkheadFullError",
     "BulkheadRejected",

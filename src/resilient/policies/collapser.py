@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 T = TypeVar("T")
+Q = TypeVar("Q", bound=Hashable)  # of `decorate`: asked of the class itself, its K is nothing yet
 
 BatchCall: TypeAlias = Callable[[list[K]], Sequence[V] | Mapping[K, V]]
 AsyncBatchCall: TypeAlias = Callable[[list[K]], Coroutine[Any, Any, Sequence[V] | Mapping[K, V]]]
@@ -138,10 +139,10 @@ class Collapser(Generic[K, V]):
 
     @overload
     @staticmethod
-    def decorate(batch: AsyncBatchCall[K, T], /) -> Collapser[K, Coroutine[Any, Any, T]]: ...
+    def decorate(batch: AsyncBatchCall[Q, T], /) -> Collapser[Q, Coroutine[Any, Any, T]]: ...
     @overload
     @staticmethod
-    def decorate(batch: BatchCall[K, T], /) -> Collapser[K, T]: ...
+    def decorate(batch: BatchCall[Q, T], /) -> Collapser[Q, T]: ...
     @overload
     @staticmethod
     def decorate(

@@ -298,6 +298,7 @@ class _Call:
                         continue
                     self._left -= 1
                     race.start(self._run(fn, args, kwargs, permit))
+                    del permit  # the traceback of an error holds this frame: a task that never begins must drop it
                     running += 1
                     moment = now()
                     due = moment + delay
