@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from resilient import CallTimeoutError, Deadline
-from resilient import MissingResultError
+from resilient import CallTimeoutError, Deadline, MissingResultError
 from resilient.policies.collapser import Collapser
 from resilient.testing import VirtualClock
 from tests.waiting import wait_until
