@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import threading
+import weakref
 
 import pytest
 
@@ -203,3 +206,29 @@ def test_a_place_taken_outside_is_held_while_the_call_runs() -> None:
     go.set()
     wait_until(lambda: len(cache) == 1)
     assert guard.call(str, 1) == "1"
+
+
+def test_a_wait_that_the_garbage_collector_ends_on_a_closed_loop_is_silent() -> None:
+    """The last caller leaves when its frame is torn down; there is no loop any more to cancel the call on."""
+    cache, unraisable = Cache(60.0), list[object]()
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    loop = asyncio.new_event_loop()
+    caller = loop.create_task(cache.acall(never))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(asyncio.sleep(0))
+    assert cache.snapshot().in_flight == 1
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # left behind on purpose
+    loop.close()
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable.append
+    try:
+        gone = weakref.ref(caller)
+        del cache, caller, task
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    assert gone() is None
+    assert unraisable == []

@@ -59,11 +59,11 @@ class Flight(SharedAnswer):
         """Nobody waits for it any more."""
         if self.task is None or self.loop is None:
             return
-        if self.thread == threading.get_ident():
-            self.task.cancel()
-            return
-        with contextlib.suppress(RuntimeError):  # its loop is closed
-            self.loop.call_soon_threadsafe(self.task.cancel)
+        with contextlib.suppress(RuntimeError):  # its loop is closed: the garbage collector may end a caller's wait
+            if self.thread == threading.get_ident():
+                self.task.cancel()
+            else:
+                self.loop.call_soon_threadsafe(self.task.cancel)
 
 
 class Abandoned(BaseException):
