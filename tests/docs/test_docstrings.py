@@ -39,6 +39,7 @@ PUBLIC_ROOMS = [
     "resilient.discovery",
     "resilient.balancing",
     "resilient.compat.pybreaker",
+    "resilient.telemetry",
     "resilient.transport",
     "resilient.testing",
 ]

@@ -7,7 +7,18 @@ import sys
 
 import pytest
 
-HEAVY = ("asyncio", "ssl", "httpx", "tenacity", "cachetools", "pybreaker", "redis", "starlette", "uvicorn")
+HEAVY = (
+    "asyncio",
+    "ssl",
+    "httpx",
+    "tenacity",
+    "cachetools",
+    "pybreaker",
+    "redis",
+    "starlette",
+    "uvicorn",
+    "prometheus_client",
+)
 
 
 def loaded_after(statement: str) -> set[str]:

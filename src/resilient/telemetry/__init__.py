@@ -1,0 +1,14 @@
+"""Seen from outside: what policies, commands, balancers and servers count, for those who collect it."""
+
+from __future__ import annotations
+
+from resilient.telemetry.http_requests import HttpRequestMetrics
+from resilient.telemetry.prometheus import PrometheusCollector, metrics_app, register, wsgi_metrics_app
+
+__all__ = [
+    "PrometheusCollector",
+    "register",
+    "metrics_app",
+    "wsgi_metrics_app",
+    "HttpRequestMetrics",
+]
