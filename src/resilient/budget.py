@@ -13,6 +13,8 @@ from resilient.errors import ConfigError
 
 _BUCKETS = 10
 _MOST = 100.0  # extra calls per first attempt; more is no limit
+_AT_HAND = 1.0  # seconds for which a caller may keep the counter: then the hits are folded into a number
+_MANY = 10_000  # hits in the list, for who keeps no counter
 _ROUNDING = 1e-9  # 0.2 x 15 may be a hair more than 3
 
 
@@ -144,7 +146,11 @@ class RetryBudget:
         now = self._now()
         if now >= self._ends:
             self._roll(now)
-        self._hits.append(None)
+        hits = self._hits
+        hits.append(None)
+        if len(hits) > _MANY:
+            with self._lock:
+                self._buckets[-1].fold_locked()
 
     def counting(self, now: float) -> tuple[Hits, float]:
         """Where to append a first attempt, and until when: for whoever reads this clock at each call anyway.
@@ -154,7 +160,8 @@ class RetryBudget:
         if now >= self._ends:
             self._roll(now)
         with self._lock:
-            return self._hits, self._ends
+            self._buckets[-1].fold_locked()  # a tenth of a long window holds millions
+            return self._hits, min(self._ends, now + _AT_HAND)
 
     def take(self) -> RetryPermit | None:
         """Allow an extra call: a permit to release when that call has ended, or None. Never waits."""
@@ -169,11 +176,11 @@ class RetryBudget:
             if not allowed:
                 self._refused += 1
                 return None
-            token = object()
+            token, bucket = object(), self._buckets[-1]
+            permit = RetryPermit(self, token, bucket)  # first: when it is lost to an interrupt its place is not
             self._live.add(token)
-            bucket = self._buckets[-1]
             bucket.retries += 1
-        return RetryPermit(self, token, bucket)
+        return permit
 
     def snapshot(self) -> RetryBudgetSnapshot:
         """Counts of one moment."""
@@ -234,12 +241,12 @@ class RetryBudget:
 class RetryPermit:
     """One extra call that was allowed; the first settlement counts. One that is dropped gives its place back."""
 
-    __slots__ = ("_bucket", "_budget", "_token")
+    __slots__ = ("_bucket", "_budget", "_token")  # the token last: with it the permit is whole
 
     def __init__(self, budget: RetryBudget, token: object, bucket: _Bucket) -> None:
         self._budget = budget
-        self._token = token
         self._bucket = bucket
+        self._token = token
 
     def release(self) -> None:
         """The call has ended, well or not."""
@@ -254,7 +261,8 @@ class RetryPermit:
                 self._bucket.retries -= 1
 
     def __del__(self) -> None:
-        self.release()
+        if hasattr(self, "_token"):  # else interrupted while it was made
+            self.release()
 
     def __repr__(self) -> str:
         return f"<permit of a RetryBudget, {'held' if self._token in self._budget._live else 'settled'}>"

@@ -98,13 +98,14 @@ async def await_turn(gate: Line, waiter: Waiter) -> Ticket:
 
     try:
         gate.arm(waiter, wake, loop)
+        turn = loop.create_future()  # before it asks: a signal handler may grant it right after
         while (ticket := gate.claim(waiter)) is None:
-            turn = loop.create_future()
             cancel = clock.call_later(loop, max(0.0, waiter.due - clock.monotonic()), nudge)
             try:
                 await turn
             finally:
                 cancel()
+            turn = loop.create_future()
     except BaseException:
         gate.leave(waiter)
         raise

@@ -46,7 +46,7 @@ class Workers:
     def __init__(self, most: int = 256, keep: float = 60.0) -> None:
         self._most = most
         self._keep = keep
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may start a job while this thread does
         self._idle: list[SimpleQueue[Job]] = []
         self._threads = 0
         forget_on_fork(self)
@@ -58,7 +58,10 @@ class Workers:
             BulkheadFullError: naming `policy`, when all threads are busy.
         """
         with self._lock:
-            inbox = self._idle.pop() if self._idle else None  # the one used last: its memory is warm
+            try:  # a signal handler may take the last one between a look and the step
+                inbox = self._idle.pop()  # the one used last: its memory is warm
+            except IndexError:
+                inbox = None
             full = inbox is None and self._threads >= self._most
             if inbox is None and not full:
                 self._threads += 1
@@ -75,11 +78,11 @@ class Workers:
             try:
                 thread.start()
             except BaseException as error:
-                with self._lock:
-                    self._threads -= 1
                 if isinstance(error, RuntimeError):  # the system gives no more threads: nobody else's fault
+                    with self._lock:
+                        self._threads -= 1
                     raise BulkheadFullError(f"no worker thread could be started: {error}", policy=policy) from error
-                raise
+                raise  # interrupted: the thread runs, and will find out that no job comes
         inbox.put(job)
 
     @property
@@ -89,21 +92,26 @@ class Workers:
 
     def after_fork_in_child(self) -> None:
         """The parent's threads are not here."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._idle = []
         self._threads = 0
 
     def _work(self, inbox: SimpleQueue[Job]) -> None:
+        missed = False
         while True:
             try:
                 job = inbox.get(timeout=self._keep)
             except Empty:
                 with self._lock:
-                    if inbox in self._idle:
+                    idle = inbox in self._idle
+                    if idle:
                         self._idle.remove(inbox)
+                    if idle or missed:  # who took it was interrupted before the job was handed over
                         self._threads -= 1
                         return
+                missed = True
                 continue  # a job was handed over at this very moment
+            missed = False
             try:
                 job()
             except BaseException:

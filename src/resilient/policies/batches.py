@@ -30,11 +30,12 @@ class Slot(SharedAnswer):
 class Batch:
     """Keys that are asked for together; all but `full` is guarded by the collapser's lock."""
 
-    __slots__ = ("cancel_timer", "context", "full", "slots", "started", "task")
+    __slots__ = ("cancel_timer", "context", "full", "slots", "started", "task", "thread")
 
     def __init__(self) -> None:
         self.slots: dict[Hashable, Slot] = {}
         self.started = False
+        self.thread: int | None = None  # that waits for more keys: a signal handler in it must not wait for itself
         self.full = threading.Event()  # for the thread that waits for more keys
         self.context: Context | None = None
         self.task: asyncio.Task[Any] | None = None
@@ -61,21 +62,23 @@ def fail(slots: Mapping[Hashable, Slot], error: BaseException) -> None:
 
 def hand_out(batch: Fn, slots: Mapping[Hashable, Slot], result: Any) -> None:
     """Give everybody what the batch call returned for them: an error that it holds is raised for that key alone."""
+    slot: Slot | None = None
     try:
         values = _by_key(batch, slots, result)
-    except Exception as error:
+        for key, slot in slots.items():
+            value = values.get(key, _MISSING)
+            if value is _MISSING:
+                text = f"{describe_function(batch)} returned nothing for the key {key!r}"
+                slot.settle(error=MissingResultError(text, key=key))
+            elif isinstance(value, Exception):
+                slot.settle(error=value)
+            else:
+                slot.settle(value)
+    except Exception as error:  # of a mapping that reads late, or of a key's `__repr__`: for those not told yet
         fail(slots, error)
-        return
-    for key, slot in slots.items():
-        value = values.get(key, _MISSING)
-        if value is _MISSING:
-            slot.settle(
-                error=MissingResultError(f"{describe_function(batch)} returned nothing for the key {key!r}", key=key)
-            )
-        elif isinstance(value, Exception):
-            slot.settle(error=value)
-        else:
-            slot.settle(value)
+    finally:
+        del slots  # an error's traceback holds this frame
+        slot = None
 
 
 def _by_key(batch: Fn, slots: Mapping[Hashable, Slot], result: Any) -> Mapping[Hashable, Any]:

@@ -15,7 +15,7 @@ from resilient.outcome import Classification, result_check
 from resilient.policies.argument_keys import ArgumentKeys
 from resilient.policies.cache_calls import SharedCall, lead_here, lead_in_task, lead_in_worker
 from resilient.policies.cache_report import CacheSnapshot
-from resilient.policies.cache_store import Flight, Store, current_scope, request_scope
+from resilient.policies.cache_store import Abandoned, Flight, Store, current_scope, request_scope
 from resilient.policies.shared_answer import take
 from resilient.policy import Args, AsyncCall, Call, Enforcer, Fn, Kwargs, Policy
 
@@ -183,6 +183,10 @@ class Cache(Policy[Never]):
                     if call.leads or not call.flight.hands_over(again=again):
                         return take(call.flight)
                     again = again or isinstance(call.flight.error, Exception)
+            except BaseException:
+                if isinstance(call, SharedCall):
+                    call.give_up()
+                raise
             finally:
                 call = None  # an error's traceback holds this frame
 
@@ -211,6 +215,10 @@ class Cache(Policy[Never]):
                     if call.leads or not call.flight.hands_over(again=again):
                         return take(call.flight)
                     again = again or isinstance(call.flight.error, Exception)
+            except BaseException:
+                if isinstance(call, SharedCall):
+                    call.give_up()
+                raise
             finally:
                 call = None  # an error's traceback holds this frame
 
@@ -269,6 +277,8 @@ class Cache(Policy[Never]):
             self._pass()
             return None
         keys = settings.keys
+        call: SharedCall | None = None
+        lost: Flight | None = None
         try:
             key = keys.of(fn, args, kwargs) if keys.own is not None else (fn, keys.of(fn, args, kwargs))
             with self.lock:
@@ -280,17 +290,27 @@ class Cache(Policy[Never]):
                     self._hits += 1
                     return found
                 flight = store.flights.get(key)
-                if flight is None or flight.lost:
+                if flight is None or flight.lost or flight.done:  # done: its end was interrupted
                     self._calls += 1
-                    store.flights[key] = flight = Flight()
-                    return SharedCall(self, store, key, flight, leads=True, fn=(fn, args, kwargs))
-                self._shared += 1
-                flight.callers += 1
-                return SharedCall(self, store, key, flight, leads=False, fn=(fn, args, kwargs))
+                    call = SharedCall(self, store, key, Flight(), leads=True, fn=(fn, args, kwargs))
+                    store.flights[key], lost = call.flight, flight
+                else:
+                    self._shared += 1
+                    flight.callers += 1
+                    call = SharedCall(self, store, key, flight, leads=False, fn=(fn, args, kwargs))
+            if lost is not None:
+                lost.settle(error=Abandoned())  # who waits for it on another event loop would do so for ever
+            return call
         except Exception as problem:
             keys.complain(fn, problem)
             self._pass()
             return None
+        except BaseException:
+            if call is not None and call.leads:
+                call.give_up()
+            elif call is not None:
+                call.leave()
+            raise
 
     def _pass(self) -> None:
         with self.lock:

@@ -31,7 +31,7 @@ class Locked(Protocol):
 class SharedCall:
     """One caller's part in a flight: it makes the call, or it waits for it."""
 
-    __slots__ = ("_cache", "_key", "_store", "flight", "fn", "leads")
+    __slots__ = ("_cache", "_key", "_store", "begun", "flight", "fn", "leads")
 
     def __init__(
         self, cache: Locked, store: Store, key: Hashable, flight: Flight, *, leads: bool, fn: tuple[Fn, Args, Kwargs]
@@ -41,7 +41,13 @@ class SharedCall:
         self._key = key
         self.flight = flight
         self.leads = leads
+        self.begun = False  # it is being made, and whoever makes it ends it
         self.fn = fn
+
+    def give_up(self) -> None:
+        """It was to be made by somebody who was interrupted before: another one makes it, or everybody would wait."""
+        if self.leads and not self.begun and not self.flight.done:
+            self.end(error=Abandoned())
 
     def limit(self, clock: Clock) -> Limit | None:
         """How long this caller can wait.
@@ -52,16 +58,14 @@ class SharedCall:
         try:
             return limit_of_caller(clock)
         except DeadlineExceededError:
-            if self.leads:
-                self.end(error=Abandoned())
-            else:
+            if not self.leads:
                 self.leave()
             raise
 
     def end(self, result: Any = None, error: BaseException | None = None, failed: Failed = None) -> None:
         """The call has ended: remember a good answer, and tell everybody."""
-        keep = error is None and not (failed is not None and failed(result))
         try:
+            keep = error is None and not (failed is not None and failed(result))
             with self._cache.lock:
                 store = self._store
                 if store.flights.get(self._key) is self.flight:  # else it was cleared, or given up
@@ -103,9 +107,11 @@ class SharedCall:
 
 def lead_here(call: SharedCall, inner: Call, failed: Failed) -> Any:
     """Make the call in this thread."""
-    call.flight.detached = current_limit.get() is None
-    token = leading.set((*leading.get(), call.flight))
+    before = leading.get()
     try:
+        call.begun = True
+        call.flight.detached = current_limit.get() is None
+        leading.set((*before, call.flight.mark))  # inside: an interrupt right after it must not leave it in the context
         result = inner(*call.fn)
         call.end(result, failed=failed)
         return result
@@ -113,7 +119,7 @@ def lead_here(call: SharedCall, inner: Call, failed: Failed) -> Any:
         call.end(error=error)
         raise
     finally:
-        leading.reset(token)
+        leading.set(before)
         del call  # an error's traceback holds this frame
 
 
@@ -137,10 +143,12 @@ def lead_in_worker(call: SharedCall, inner: Call, failed: Failed, policy: str) -
             del call  # likewise
 
     try:
+        call.begun = True
         WORKERS.start(run, policy=policy)
     except BaseException as error:
         _release(places)
         call.end(error=error)
+        del call  # likewise
         raise
 
 
@@ -162,13 +170,19 @@ def lead_in_task(call: SharedCall, inner: AsyncCall, failed: Failed) -> None:
             call.end(task.result(), failed=failed)
 
     flight.loop = asyncio.get_running_loop()
-    flight.task = flight.loop.create_task(run(), context=_loose(flight))
+    made = run()
+    try:
+        flight.task = flight.loop.create_task(made, context=_loose(flight))
+    except BaseException:  # of a task factory: the caller gives up, and another one tries
+        made.close()
+        raise
+    call.begun = True
     flight.task.add_done_callback(ended)
 
 
 def _loose(flight: Flight) -> Context:
     context = loose_context()
-    context.run(leading.set, (*leading.get(), flight))
+    context.run(leading.set, (*leading.get(), flight.mark))
     return context
 
 

@@ -16,18 +16,20 @@ if TYPE_CHECKING:
 
     from cachetools import TTLCache
 
-leading: ContextVar[tuple[Flight, ...]] = ContextVar("resilient.cache_leading", default=())
-"""The calls that the running code is part of: asking for one of them again would be waiting for itself."""
+leading: ContextVar[tuple[object, ...]] = ContextVar("resilient.cache_leading", default=())
+"""Marks of the calls that the running code is part of: asking for one of them again would be waiting for itself. Only
+marks: a context lives as long as its task, and would keep every answer of its calls."""
 
 
 class Flight(SharedAnswer):
     """A call that several callers share."""
 
-    __slots__ = ("callers", "detached", "loop", "task", "thread")
+    __slots__ = ("callers", "detached", "loop", "mark", "task", "thread")
 
     def __init__(self) -> None:
         super().__init__()
         self.callers = 1  # that have not been cancelled; guarded by the cache's lock
+        self.mark = object()  # in the context of the code that makes it
         self.detached = True  # from the deadline of the caller that began it
         self.thread: int | None = threading.get_ident()  # where it runs, or its event loop; None: a worker's
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -40,7 +42,7 @@ class Flight(SharedAnswer):
 
     def waits_for_me(self, *, blocking: bool) -> bool:
         """Whether it can not end before the running code goes on."""
-        if self in leading.get():
+        if self.mark in leading.get():
             return True
         return self.thread == threading.get_ident() and (blocking or self.task is None)
 

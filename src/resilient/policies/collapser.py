@@ -131,7 +131,7 @@ class Collapser(Generic[K, V]):
         self._batch = batch
         self._is_async = is_async(batch)
         self._clock = clock or SYSTEM_CLOCK
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler, or a waiter that is garbage, may come in between
         self._open: dict[asyncio.AbstractEventLoop | None, Batch] = {}  # by event loop; None: of all threads
         self._waiting = self._calls = self._batches = self._keys = 0
         self.name = names.claim(self.kind, policy_name("Collapser", name), self)
@@ -184,7 +184,7 @@ class Collapser(Generic[K, V]):
 
     def after_fork_in_child(self) -> None:
         """A new lock; the batches of the parent's threads are made there."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open = {}
         self._waiting = 0
 
@@ -196,14 +196,12 @@ class Collapser(Generic[K, V]):
             if here:
                 self._lead(batch)
             elif leads:
+                batch.thread = None
                 self._lead_in_worker(batch, loose_context())
             slot.wait(self._clock, limit)
             return take(slot)
         except BaseException:
-            if self._leave(batch, key, slot, None, drop=here) and here and not slot.done:
-                batch.full.set()  # interrupted, and others wait: no more delay for them
-                with contextlib.suppress(BulkheadFullError):  # they are told
-                    self._lead_in_worker(batch, loose_context())
+            self._give_up(batch, key, slot, leads=here)
             raise
         finally:
             self._gone()
@@ -221,8 +219,9 @@ class Collapser(Generic[K, V]):
             if batch.full.is_set():
                 self._start_task(batch, loop)
             elif leads:
-                start = functools.partial(self._start_task, batch, loop)
-                batch.cancel_timer = self._clock.call_later(loop, self.settings.delay, start)
+                batch.cancel_timer = self._clock.call_later(
+                    loop, self.settings.delay, functools.partial(self._start_task, batch, loop)
+                )
             await slot.wait_async(self._clock, limit)
             return take(slot)
         except BaseException:
@@ -233,33 +232,71 @@ class Collapser(Generic[K, V]):
             del batch, slot  # an error's traceback holds this frame
 
     def _join(self, key: Hashable, place: asyncio.AbstractEventLoop | None) -> tuple[Batch, Slot, bool]:
-        with self._lock:
-            self._calls += 1
-            self._waiting += 1
-            batch = self._open.get(place)
-            leads = batch is None
-            if batch is None:
-                batch = self._open[place] = Batch()
-            slot = batch.slots.get(key)
-            if slot is None:
-                slot = batch.slots[key] = Slot()
-            else:
-                slot.callers += 1
-            full = len(batch.slots) >= self.settings.max_size
+        batch: Batch | None = None
+        slot: Slot | None = None
+        leads = full = counted = False
+        thread = threading.get_ident() if place is None else None
+        try:
+            with self._lock:
+                self._calls += 1
+                batch = self._open.get(place)
+                if batch is None or (thread is not None and batch.thread == thread):
+                    leads, batch = True, Batch()
+                    batch.thread = thread
+                    self._open[place] = batch
+                slot = batch.slots.get(key)
+                if slot is None:
+                    slot = batch.slots[key] = Slot()
+                else:
+                    slot.callers += 1
+                self._waiting += 1
+                counted = True
+                full = len(batch.slots) >= self.settings.max_size
+                if full and self._open.get(place) is batch:
+                    del self._open[place]
             if full:
-                del self._open[place]
-        if full:
-            batch.full.set()
+                batch.full.set()
+            if leads and place is not None:
+                self._forget_closed_loops()
+        except BaseException:  # an interrupt, or a key's `__eq__`: a batch that nobody leads would never start
+            if batch is not None:
+                self._give_up(batch, key, slot, leads=leads and place is None, place=place)
+            if counted:
+                self._gone()
+            raise
         return batch, slot, leads
 
+    def _forget_closed_loops(self) -> None:
+        """A loop that was closed with calls waiting will never make its batch; who waited there is gone."""
+        for place in tuple(self._open):
+            if place is not None and place.is_closed():
+                self._open.pop(place, None)
+
+    def _give_up(
+        self,
+        batch: Batch,
+        key: Hashable,
+        slot: Slot | None,
+        *,
+        leads: bool,
+        place: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """One caller goes; where it was to make the call in its thread, a worker makes it for the others."""
+        others = self._leave(batch, key, slot, place, drop=leads or place is not None)
+        if others and leads and any(other.callers and not other.done for other in batch.slots.values()):
+            batch.full.set()  # no more delay for them
+            with contextlib.suppress(BulkheadFullError):  # they are told
+                self._lead_in_worker(batch, loose_context())
+
     def _leave(
-        self, batch: Batch, key: Hashable, slot: Slot, place: asyncio.AbstractEventLoop | None, *, drop: bool
+        self, batch: Batch, key: Hashable, slot: Slot | None, place: asyncio.AbstractEventLoop | None, *, drop: bool
     ) -> bool:
         """One caller waits no longer. True while others do; when none does, `drop` gives the batch up."""
         with self._lock:
-            slot.callers -= 1
-            if slot.callers == 0 and not batch.started:
-                batch.slots.pop(key, None)
+            if slot is not None:
+                slot.callers -= 1
+                if slot.callers == 0 and not batch.started:
+                    batch.slots.pop(key, None)
             others = any(other.callers for other in batch.slots.values())
             if drop and not others and self._open.get(place) is batch:
                 del self._open[place]
@@ -292,20 +329,29 @@ class Collapser(Generic[K, V]):
 
     def _lead(self, batch: Batch) -> None:
         self._clock.wait(batch.full, self.settings.delay)
-        if wanted := self._start(batch, None):
-            serve(self._batch, wanted)
+        wanted = self._start(batch, None)
+        try:
+            if wanted:
+                serve(self._batch, wanted)
+        finally:
+            wanted.clear()  # an error's traceback holds the frame of `serve`, and that this one
+            del batch
 
     def _lead_in_worker(self, batch: Batch, context: Context) -> None:
         def run() -> None:
+            nonlocal batch
             try:
                 context.run(self._lead, batch)
             except BaseException as error:
                 fail(self._close(batch, None), error)
+            finally:
+                del batch  # an error's traceback holds this frame
 
         try:
             WORKERS.start(run, policy=self.name)
         except BaseException as error:
             fail(self._close(batch, None), error)
+            del batch  # likewise
             raise
 
     def _start_task(self, batch: Batch, loop: asyncio.AbstractEventLoop) -> None:
@@ -331,6 +377,13 @@ class Collapser(Generic[K, V]):
                 fail(wanted, error)
             else:
                 hand_out(self._batch, wanted, task.result())
+            wanted.clear()  # the traceback of an error of `hand_out` holds this frame
 
-        batch.task = loop.create_task(run(), context=batch.context)
+        call = run()
+        try:
+            batch.task = loop.create_task(call, context=batch.context)
+        except BaseException as error:  # of a task factory: everybody would wait for ever
+            call.close()
+            fail(wanted, error)
+            raise
         batch.task.add_done_callback(ended)

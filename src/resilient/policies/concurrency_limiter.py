@@ -37,6 +37,7 @@ __all__ = [
 logger = logging.getLogger("resilient")
 
 OWNER = "ConcurrencyLimiter"
+_BACKLOG = 100  # samples that wait for an algorithm slower than the calls; more are not taken
 _ROUNDING = 1e-9  # 0.29 x 100 is a hair less than 29
 
 
@@ -231,16 +232,18 @@ class ConcurrencyLimiter(Gate):
         share = self.settings.priorities.get(priority)
         if share is None:
             raise unknown(self.name, priority, self.settings.priorities)
+        place = Place(self, self._forks)
         with self._lock:
             if self._dropped:
                 self._take_back_locked()
             limit = self._limit
             allowed = int(limit * share + _ROUNDING) or 1  # a limit of 1 is open to everybody
-            in_flight = self._in_flight  # no call from here to the sum: a signal handler may use this limiter
+            in_flight = self._in_flight  # no call from here to the return: a signal handler may use this one or raise
             if in_flight < allowed:
-                self._in_flight = in_flight = in_flight + 1
+                self._in_flight = place.in_flight = in_flight + 1
+                place.holders = 1
                 self._accepted += 1
-                return Place(self, in_flight, self._forks)
+                return place
             self._rejected += 1
         raise self._rejection(int(limit), in_flight, allowed, priority)
 
@@ -280,6 +283,7 @@ class ConcurrencyLimiter(Gate):
         """The call of this place has ended: SUCCESS is a sample, FAILURE a drop."""
         settings = self.settings
         with self._lock:
+            self._release_locked(place)  # first: what comes after it may be interrupted
             self._counts[outcome] += 1
             if outcome is not IGNORED and place.fork == self._forks:
                 sample = self._window.add(
@@ -287,8 +291,8 @@ class ConcurrencyLimiter(Gate):
                 )
                 if sample is not None:
                     self._rtt = sample.rtt
-                    self._samples.queue.append(sample)
-            self._release_locked(place)
+                    if len(self._samples.queue) < _BACKLOG:
+                        self._samples.queue.append(sample)
         self._samples.drain()
 
     def _release_locked(self, place: Place) -> None:
@@ -314,30 +318,26 @@ class ConcurrencyLimiter(Gate):
 class Place:
     """One admitted call. Held by its caller, and by each worker thread that still runs for it."""
 
-    __slots__ = ("_limiter", "_settled", "fork", "holders", "in_flight")
+    __slots__ = ("_limiter", "fork", "holders", "in_flight")
 
-    def __init__(self, limiter: ConcurrencyLimiter, in_flight: int, fork: int) -> None:
+    def __init__(self, limiter: ConcurrencyLimiter, fork: int) -> None:
         self._limiter = limiter
-        self._settled = False
-        self.in_flight = in_flight  # calls under way when it began
+        self.in_flight = 0  # calls under way when it began
         self.fork = fork
-        self.holders = 1
+        self.holders = 0  # until it is counted
 
     def success(self, elapsed: float, now: float) -> None:
         """A sample."""
-        self._settled = True
         self._limiter.settle(self, SUCCESS, elapsed, now)
 
     def settle(self, outcome: Outcome, elapsed: float, now: float, error: BaseException | None) -> None:
         """A drop, if the failure means overload."""
-        self._settled = True
         if outcome is FAILURE and not self._limiter.settings.overload(error):
             outcome = IGNORED
         self._limiter.settle(self, outcome, elapsed, now)
 
     def unused(self) -> None:
         """Nothing was sent."""
-        self._settled = True
         self._limiter.settle(self, IGNORED, 0.0, 0.0)
 
     def retain(self) -> bool:
@@ -349,7 +349,7 @@ class Place:
         self._limiter.release(self)
 
     def __del__(self) -> None:
-        if not self._settled:
+        if getattr(self, "holders", 0):  # interrupted while it was made, it has none
             self._limiter._dropped.append(self.fork)  # an append only: a lock taken inside a GC run can deadlock
 
 

@@ -116,7 +116,7 @@ class Hedge(Policy[Never]):
             check_listener(listener)
         self._hearers = tuple(listeners)
         self._latencies = Latencies()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may look at the counts
         self._calls = self._hedges = self._won = self._refused = 0
         super().__init__(name)
         forget_on_fork(self)
@@ -189,7 +189,7 @@ class Hedge(Policy[Never]):
 
     def after_fork_in_child(self) -> None:
         """A lock of one's own."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._latencies.after_fork_in_child()
 
     # --- the layers ---------------------------------------------------------------------------------------------------

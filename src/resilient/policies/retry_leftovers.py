@@ -10,6 +10,8 @@ from typing import Any
 
 logger = logging.getLogger("resilient")
 
+_DEEPEST = 20  # errors in a row: one that is raised again and again would collect all that ever came before it
+
 
 def note(error: BaseException, text: str) -> None:
     """Add a note, once."""
@@ -22,7 +24,7 @@ def show_before(newer: BaseException, older: BaseException) -> None:
     """Make `older` the root of what `newer` happened during, unless that would close a circle."""
     chain = list(_contexts(newer))
     before = {id(one) for one in _contexts(older)}
-    if not any(id(one) in before for one in chain):
+    if len(chain) < _DEEPEST and not any(id(one) in before for one in chain):
         chain[-1].__context__ = older
 
 

@@ -222,8 +222,10 @@ class Repetition:
     def run(self, call: Call) -> Any:
         """Wait and call until an outcome is to leave, for functions."""
         sleep, failed = self._retry.clock.sleep, self._judge.failed
-        token = self._enter()
+        token: Token[_Repeating | None] | None = None
         try:
+            self._mark.active = True  # inside: an interrupt must not leave a mark that is active in the context
+            token = _repeating.set(self._mark)
             while self._instead is None:
                 discarded, self._discarded = self._discarded, None
                 if discarded is not None:
@@ -248,13 +250,16 @@ class Repetition:
                         return result
             return self._instead[0]
         finally:
+            self._mark.active = False
             self._leave(token)
 
     async def arun(self, call: AsyncCall) -> Any:
         """The same for async functions."""
         sleep, failed = self._retry.clock.sleep_async, self._judge.failed
-        token = self._enter()
+        token: Token[_Repeating | None] | None = None
         try:
+            self._mark.active = True  # inside: an interrupt must not leave a mark that is active in the context
+            token = _repeating.set(self._mark)
             while self._instead is None:
                 discarded, self._discarded = self._discarded, None
                 if discarded is not None:
@@ -279,20 +284,17 @@ class Repetition:
                         return result
             return self._instead[0]
         finally:
+            self._mark.active = False
             self._leave(token)
 
     def _begin(self) -> None:
         self.attempt += 1
         self._sent = True
 
-    def _enter(self) -> Token[_Repeating | None]:
-        self._mark.active = True
-        return _repeating.set(self._mark)
-
-    def _leave(self, token: Token[_Repeating | None]) -> None:
-        self._mark.active = False
-        with suppress(ValueError):  # a generator that ends in another context than it began has nothing to restore
-            _repeating.reset(token)
+    def _leave(self, token: Token[_Repeating | None] | None) -> None:
+        if token is not None:
+            with suppress(ValueError):  # a generator that ends in another context than it began has nothing to restore
+                _repeating.reset(token)
         self.end()
 
     def end(self) -> None:

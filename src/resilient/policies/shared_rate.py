@@ -152,6 +152,8 @@ class SharedRateLimiter(Policy[Never]):
 
     def _ask(self) -> bool:
         """True when the store admits the call, False when it does not answer."""
+        if self._is_silent():  # since this call began to wait for a thread
+            return False
         try:
             admitted = self._counter.hit(self._item, self._key)
             reset = 0.0 if admitted else self._counter.get_window_stats(self._item, self._key).reset_time

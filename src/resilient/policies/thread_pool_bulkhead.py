@@ -229,11 +229,13 @@ class ThreadPoolBulkhead(Policy[Never], Mover):
     def _next_locked(self) -> _Job | None:
         """The next job, its slot taken, when there is a thread for it."""
         while self._queue and self._active < self.settings.threads:
+            slot = _Slot(self)
             job, _ = self._queue.popitem(last=False)
             if job.end <= self._clock.monotonic():
                 continue  # its caller finds that out by the same clock
-            self._active += 1
-            job.slot = _Slot(self)
+            self._active += 1  # from here to the return nothing is called: an interrupt loses no thread
+            slot.holders = 1
+            job.slot = slot
             return job
         return None
 
@@ -303,7 +305,7 @@ class _Slot:
 
     def __init__(self, pool: ThreadPoolBulkhead) -> None:
         self._pool = pool
-        self.holders = 1
+        self.holders = 0  # until it is counted
 
     def retain(self) -> bool:
         """A worker thread starts."""
@@ -316,7 +318,7 @@ class _Slot:
             self._pool._start(job)
 
     def __del__(self) -> None:
-        if self.holders:
+        if getattr(self, "holders", 0):  # interrupted while it was made, it has none
             self._pool._dropped.append(None)  # an append only: a lock taken inside a GC run can deadlock
 
 

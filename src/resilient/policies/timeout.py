@@ -128,11 +128,12 @@ class Timeout(Enforcer):
         def limited(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
             started = now()
             limit = lower_limit(Limit(started + self.settings.seconds, self, self.name, clock), started)
-            token = current_limit.set(limit)
+            before = current_limit.get()
             try:
+                current_limit.set(limit)  # inside: an interrupt right after it must not leave a deadline in the context
                 return inner(fn, args, kwargs)
             finally:
-                restore_limit(token)
+                current_limit.set(before)
 
         return limited
 
