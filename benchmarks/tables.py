@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import balancing, crowds, footprint, measure, policies, report, scenarios, simulation_report
+from benchmarks import (
+    balancing,
+    crowds,
+    footprint,
+    measure,
+    policies,
+    report,
+    scenarios,
+    simulation_report,
+    transport,
+)
 from benchmarks.candidates import BARE, CIRCUITBREAKER, INTERLOCK_COUNT, OURS, Scenario
 from benchmarks.measure import Costs, Effort, added
 from benchmarks.report import Goal
@@ -37,6 +47,8 @@ def tables() -> list[Table]:
         Table(IMPORT, _imports),
         Table(balancing.PICK, balancing.show),
         Table(simulation_report.SIMULATION, simulation_report.show),
+        Table(transport.TITLE, transport.show),
+        Table(transport.ASYNC_TITLE, transport.show_async),
     ]
 
 

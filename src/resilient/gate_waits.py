@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from resilient.gate_layers import Admitting, Ticket, settle_error
 from resilient.outcome import FAILURE, Classification
-from resilient.places import held
+from resilient.places import collected, held
 from resilient.policy import Args, AsyncCall, Call, Fn, Kwargs
 
 if TYPE_CHECKING:
@@ -154,15 +154,18 @@ def holding(inner: Call, place: Any, fn: Fn, args: Args, kwargs: Kwargs) -> Any:
 
 def aqueued(gate: Line, inner: AsyncCall, limit: float, given: Classification) -> AsyncCall:
     """`inner` behind a gate that may wait, for async functions."""
-    enter, now = gate.enter, gate._clock.monotonic
+    enter, now, holds = gate.enter, gate._clock.monotonic, gate.holds
     classify, known, failed = gate.judge(given)
 
     async def guarded(fn: Fn, args: Args, kwargs: Kwargs) -> Any:
         ticket = enter(limit)
         if isinstance(ticket, Waiter):
             ticket = await await_turn(gate, ticket)
+        places: Any = collected.get() if holds else None
         started = now()
         try:
+            if places is not None:
+                places.append(ticket)
             result = await inner(fn, args, kwargs)
             ended = now()
             bad = failed is not None and failed(result)
@@ -173,6 +176,9 @@ def aqueued(gate: Line, inner: AsyncCall, limit: float, given: Classification) -
             else:
                 settle_error(ticket, error, classify, ended - started, ended, limit)
             raise
+        finally:
+            if places is not None:
+                places.remove(ticket)
         if bad:
             ticket.settle(FAILURE, ended - started, ended, None)
         else:

@@ -10,6 +10,7 @@ place when the work really ends.
 from __future__ import annotations
 
 import threading
+from contextvars import ContextVar
 from typing import Protocol
 
 
@@ -42,3 +43,8 @@ held = _Held()
 def retain_held() -> tuple[Place, ...]:
     """Hold the places of the calls in this thread for a worker that it starts."""
     return tuple(place for place in held.places if place.retain())
+
+
+collected: ContextVar[list[Place] | None] = ContextVar("resilient.collected_places", default=None)
+"""In async code, the list of whoever keeps places longer than the call they were taken for: a response is not over at
+its headers. Mostly nobody does. Layers put their places in while the call runs."""

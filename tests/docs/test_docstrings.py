@@ -39,8 +39,14 @@ PUBLIC_ROOMS = [
     "resilient.discovery",
     "resilient.balancing",
     "resilient.compat.pybreaker",
+    "resilient.gateway",
     "resilient.telemetry",
     "resilient.transport",
+    "resilient.transport.aiohttp",
+    "resilient.transport.asgi",
+    "resilient.transport.httpx2",
+    "resilient.transport.requests",
+    "resilient.transport.wsgi",
     "resilient.testing",
 ]
 PLAIN_DATA = (Exception, Warning)

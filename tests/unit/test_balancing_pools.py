@@ -12,6 +12,7 @@ from resilient.balancing import Balancer
 from resilient.discovery import Instance
 from resilient.pipeline import Pipeline
 from resilient.transport.connections import Connections
+from resilient.transport.plans import Plan
 from resilient.transport.routing import Route
 from resilient.transport.targets import Target
 from tests.listed import Listed, instances
@@ -37,7 +38,7 @@ def test_a_sweep_looks_at_the_list_once() -> None:
     discovery = Listed(*known)
     target = Target(
         Route("producer", "producer"),
-        Pipeline(CircuitBreaker("producer")),
+        lambda: Plan(Pipeline(CircuitBreaker("producer")), "producer"),
         discovery,
         {False: Balancer("producer", discovery)},
     )
@@ -51,7 +52,7 @@ def test_what_is_listed_follows_the_list() -> None:
     discovery = Listed(*instances("ab"))
     target = Target(
         Route("producer", "producer"),
-        Pipeline(CircuitBreaker("producer")),
+        lambda: Plan(Pipeline(CircuitBreaker("producer")), "producer"),
         discovery,
         {False: Balancer("producer", discovery)},
     )

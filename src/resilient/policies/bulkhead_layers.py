@@ -9,7 +9,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from resilient.gate_waits import Waiter, await_turn, wait_turn
-from resilient.places import held
+from resilient.places import collected, held
 from resilient.policy import (
     UNLIMITED,
     Args,
@@ -61,7 +61,10 @@ def aplaced(bulkhead: Bulkhead, inner: AsyncCall, limit: float) -> AsyncCall:
         place: Any = enter(limit)
         if type(place) is Waiter:
             place = await await_turn(bulkhead, place)
+        places = collected.get()
         try:
+            if places is not None:
+                places.append(place)
             if innermost:
                 result = fn(*args, **kwargs)
                 if type(result) is not CoroutineType and not hasattr(type(result), "__await__"):
@@ -69,6 +72,8 @@ def aplaced(bulkhead: Bulkhead, inner: AsyncCall, limit: float) -> AsyncCall:
                 return await result
             return await inner(fn, args, kwargs)
         finally:
+            if places is not None:
+                places.remove(place)
             free(place)
 
     return guarded

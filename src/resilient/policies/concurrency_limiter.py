@@ -17,13 +17,13 @@ from resilient.clock import Clock, forget_on_fork
 from resilient.errors import ConcurrencyLimitedError, ConfigError
 from resilient.events import Outbox, check_listener, publish
 from resilient.gate import Gate, HeldPermit, Permit
-from resilient.gate_waits import queued
+from resilient.gate_waits import aqueued, queued
 from resilient.outcome import FAILURE, IGNORED, SUCCESS, Classification, Match, Outcome, classifier
 from resilient.policies.limit_algorithms import INITIAL, Gradient2, LimitAlgorithm
 from resilient.policies.limit_priorities import checked_shares, current_priority, priority, unknown
 from resilient.policies.limit_report import ConcurrencyLimiterSnapshot, ConcurrencyLimitReached
 from resilient.policies.limit_samples import Sample, Window, is_overload
-from resilient.policy import Call, Policy
+from resilient.policy import AsyncCall, Call, Policy
 
 __all__ = [
     "ConcurrencyLimitReached",
@@ -225,6 +225,10 @@ class ConcurrencyLimiter(Gate):
     def layer(self, inner: Call, limit: float, given: Classification) -> Call:
         """Return `inner` behind this limiter; a worker thread that is left behind further in keeps its place."""
         return self.marked(queued(self, inner, limit, given))
+
+    def alayer(self, inner: AsyncCall, limit: float, given: Classification) -> AsyncCall:
+        """The same for async functions; whoever keeps places longer than the call finds this one."""
+        return self.marked(aqueued(self, inner, limit, given))
 
     # --- admission --------------------------------------------------------------------------------------------------
 

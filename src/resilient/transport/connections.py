@@ -8,15 +8,11 @@ import threading
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-import httpx
+from typing import Any
 
 from resilient.clock import forget_on_fork
 from resilient.discovery import Instance
 from resilient.errors import ConfigError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -26,11 +22,12 @@ class Connections:
     verify: ssl.SSLContext | bool = True
     cert: str | tuple[str, str] | None = None
     http2: bool = False
-    limits: httpx.Limits | None = None
+    limits: Any = None  # the library's Limits
     proxy: str | None = None
     trust_env: bool = True
     tls_name: str | None = None
     factory: Callable[..., object] | None = None
+    http: Any = None  # the module httpx or httpx2
     _context: list[ssl.SSLContext] = field(default_factory=list[ssl.SSLContext])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -50,7 +47,9 @@ class Connections:
         if self.cert is not None and isinstance(self.verify, ssl.SSLContext):
             raise ConfigError("load cert into the SSLContext that verify is: load_cert_chain(...)", path="cert")
         if self.http2 and importlib.util.find_spec("h2") is None:
-            raise ConfigError("http2=True needs the package h2: pip install 'httpx[http2]'", path="http2")
+            raise ConfigError(
+                f"http2=True needs the package h2: pip install '{self.http.__name__}[http2]'", path="http2"
+            )
         if self.tls_name is not None and not self.tls_name:
             raise ConfigError("tls_name must be a host name, not an empty text", path="tls_name")
         if self.factory is None:
@@ -78,31 +77,26 @@ class Connections:
             return None
         return proxy if "://" in proxy else f"http://{proxy}"
 
-    def sync(self, instance: Instance | None, scheme: str | None, proxy: str | None) -> httpx.BaseTransport:
+    def sync(self, instance: Instance | None, scheme: str | None, proxy: str | None) -> Any:
         """A pool for functions."""
         if self.factory is not None:
-            return _checked(self.factory(instance), httpx.BaseTransport)
-        return httpx.HTTPTransport(
-            verify=self._context_for(scheme, proxy),
-            http2=self.http2,
-            limits=self.limits or httpx.Limits(max_connections=100, max_keepalive_connections=20),
-            proxy=proxy,
-            trust_env=self.trust_env,
-        )
+            return _checked(self.factory(instance), self.http.BaseTransport)
+        return self.http.HTTPTransport(**self._arguments(scheme, proxy))
 
-    def asynchronous(
-        self, instance: Instance | None, scheme: str | None, proxy: str | None
-    ) -> httpx.AsyncBaseTransport:
+    def asynchronous(self, instance: Instance | None, scheme: str | None, proxy: str | None) -> Any:
         """A pool for async functions."""
         if self.factory is not None:
-            return _checked(self.factory(instance), httpx.AsyncBaseTransport)
-        return httpx.AsyncHTTPTransport(
-            verify=self._context_for(scheme, proxy),
-            http2=self.http2,
-            limits=self.limits or httpx.Limits(max_connections=100, max_keepalive_connections=20),
-            proxy=proxy,
-            trust_env=self.trust_env,
-        )
+            return _checked(self.factory(instance), self.http.AsyncBaseTransport)
+        return self.http.AsyncHTTPTransport(**self._arguments(scheme, proxy))
+
+    def _arguments(self, scheme: str | None, proxy: str | None) -> dict[str, Any]:
+        return {
+            "verify": self._context_for(scheme, proxy),
+            "http2": self.http2,
+            "limits": self.limits or self.http.Limits(max_connections=100, max_keepalive_connections=20),
+            "proxy": proxy,
+            "trust_env": self.trust_env,
+        }
 
     def _context_for(self, scheme: str | None, proxy: str | None) -> ssl.SSLContext:
         if scheme == "http" and proxy is None:
@@ -110,7 +104,7 @@ class Connections:
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         with self._lock:  # one for all pools: a context costs 830 kB
             if not self._context:
-                context = httpx.create_ssl_context(verify=self.verify, trust_env=self.trust_env)
+                context = self.http.create_ssl_context(verify=self.verify, trust_env=self.trust_env)
                 if self.cert is not None:
                     paths = (self.cert,) if isinstance(self.cert, str) else self.cert
                     context.load_cert_chain(*paths)
@@ -118,7 +112,7 @@ class Connections:
             return self._context[0]
 
 
-def _checked(made: object, kind: type[T]) -> T:
+def _checked(made: object, kind: type[Any]) -> Any:
     if not isinstance(made, kind):
         raise ConfigError(f"transport= must make a {kind.__name__}, not {made!r}", path="transport")
     return made

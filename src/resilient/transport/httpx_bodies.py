@@ -1,57 +1,74 @@
-"""Bodies: what was sent may be sent again or not; what is received holds its instance until its end."""
+"""Bodies: what was sent may be sent again or not; what is received holds its instance until its end.
+
+Each client library has subclasses of these that are its own streams, too: see `httpx_family`.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import httpx
-
-from resilient.deadline import Deadline
-from resilient.transport.httpx_errors import TransportTimeoutError, trouble_of
+from resilient import places
+from resilient.deadline import Limit
+from resilient.transport.exchange import Holding
 from resilient.transport.pools import Place
-from resilient.transport.routing import TIME_IS_UP, Holding, Trouble
+from resilient.transport.routing import TIME_IS_UP, Trouble
+
+if TYPE_CHECKING:
+    from resilient.transport.httpx_family import Family
 
 
-class SentBody(httpx.SyncByteStream, httpx.AsyncByteStream):
+class SentBody:
     """A request's body that notes its first read. It belongs to the client: nothing here closes it."""
 
-    def __init__(self, stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> None:
-        self._stream = stream
-        self._started = False
-        self.read_now = False  # in this attempt
+    family: ClassVar[Family]
 
-    def begin(self) -> None:
-        """A new attempt."""
-        self.read_now = False
+    def __init__(self, stream: Any, clock: Any) -> None:
+        self._stream = stream
+        self._now = clock.monotonic
+        self._started = False
+        self.read_at: float | None = None  # in this attempt: the head has been written, on a connection
 
     def sendable(self) -> bool:
         """Whether it can be sent now: never read, or the same bytes each time. A file would send 0 bytes."""
-        return not self._started or _replayable(self._stream)
+        return not self._started or self._replayable()
 
     def __iter__(self) -> Iterator[bytes]:
-        self._started = self.read_now = True
-        assert isinstance(self._stream, httpx.SyncByteStream)  # the client has looked
+        assert isinstance(self._stream, self.family.http.SyncByteStream)  # the client has looked
+        self._started = True
+        self.read_at = self._now()
         return iter(self._stream)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        self._started = self.read_now = True
-        assert isinstance(self._stream, httpx.AsyncByteStream)  # the client has looked
+        assert isinstance(self._stream, self.family.http.AsyncByteStream)  # the client has looked
+        self._started = True
+        self.read_at = self._now()
         return aiter(self._stream)
 
-
-def _replayable(stream: object) -> bool:
-    if isinstance(stream, httpx.ByteStream):
-        return True
-    fields = getattr(stream, "fields", None)  # multipart, by what it has: its class is not public
-    return isinstance(fields, list) and all(isinstance(getattr(part, "file", b""), (bytes, str)) for part in fields)
+    def _replayable(self) -> bool:
+        if isinstance(self._stream, self.family.http.ByteStream):
+            return True
+        fields = getattr(self._stream, "fields", None)  # multipart, by what it has: its class is not public
+        return isinstance(fields, list) and all(isinstance(getattr(part, "file", b""), (bytes, str)) for part in fields)
 
 
 class _Answer:
     """What both colours of an answer's body share: it gives back what it holds once."""
 
-    def __init__(self, holding: Holding, place: Place[Any], until: Deadline | None, key: str) -> None:
+    family: ClassVar[Family]
+
+    def __init__(
+        self,
+        stream: Any,
+        holding: Holding,
+        place: Place[Any],
+        until: Limit | None,
+        key: str,
+        kept: tuple[places.Place, ...] = (),
+    ) -> None:
+        self._stream = stream
+        self._kept = kept  # places of policies, retained
         self._held: tuple[Holding, Place[Any]] | None = (holding, place)
         self._until = until
         self._key = key
@@ -62,19 +79,28 @@ class _Answer:
             return
         holding, place = held
         place.free()
+        kept, self._kept = self._kept, ()
+        for one in kept:
+            one.release()
         if error is None:
             holding.ended()
         else:
-            late = isinstance(error, TransportTimeoutError) or (
-                isinstance(error, httpx.TimeoutException)
-                and self._until is not None
-                and self._until.remaining <= TIME_IS_UP
+            late = isinstance(error, self.family.late) or (
+                isinstance(error, self.family.http.TimeoutException) and self._left() <= TIME_IS_UP
             )  # a caller without time is not the host's failure
-            holding.broke(error, Trouble.OTHER if late else trouble_of(error))
+            holding.broke(error, Trouble.OTHER if late else self._trouble(error))
+
+    def _trouble(self, error: BaseException) -> Trouble:
+        found = self.family.trouble_of(error)
+        return Trouble.BROKEN if found is Trouble.UNSENT else found
+
+    def _left(self) -> float:
+        return float("inf") if self._until is None else self._until.end - self._until.clock.monotonic()
 
     def _check_time(self) -> None:
-        if self._until is not None and self._until.remaining <= 0:
-            raise TransportTimeoutError(
+        if self._left() <= 0:
+            late: Any = self.family.late
+            raise late(
                 f"the answer of {self._key!r} was not read to its end: the caller's deadline has passed",
                 policy=self._key,
                 limit=float("inf"),
@@ -83,7 +109,8 @@ class _Answer:
             )
 
     def __del__(self) -> None:
-        # Takes no lock: a finaliser may run anywhere. The lease gives its place back from a finaliser of its own.
+        # Takes no lock: a finaliser may run anywhere. The lease, and places of policies, come back from finalisers of
+        # their own.
         if self._held is not None:
             self._held[1].free()
             warnings.warn(
@@ -95,19 +122,15 @@ class _Answer:
             )
 
 
-class AnswerBody(_Answer, httpx.SyncByteStream):
+class AnswerBody(_Answer):
     """A response's body, streamed; the lease and the place in the pool go back at its end."""
 
-    def __init__(
-        self, stream: httpx.SyncByteStream, holding: Holding, place: Place[Any], until: Deadline | None, key: str
-    ) -> None:
-        super().__init__(holding, place, until, key)
-        self._stream = stream
-
     def __iter__(self) -> Iterator[bytes]:
+        limited = self._until is not None
         try:
             for chunk in self._stream:
-                self._check_time()
+                if limited:
+                    self._check_time()
                 yield chunk
         except GeneratorExit:  # the reader stops; close() follows
             raise
@@ -122,19 +145,15 @@ class AnswerBody(_Answer, httpx.SyncByteStream):
         self._stream.close()
 
 
-class AsyncAnswerBody(_Answer, httpx.AsyncByteStream):
+class AsyncAnswerBody(_Answer):
     """The same for async functions."""
 
-    def __init__(
-        self, stream: httpx.AsyncByteStream, holding: Holding, place: Place[Any], until: Deadline | None, key: str
-    ) -> None:
-        super().__init__(holding, place, until, key)
-        self._stream = stream
-
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        limited = self._until is not None
         try:
             async for chunk in self._stream:
-                self._check_time()
+                if limited:
+                    self._check_time()
                 yield chunk
         except GeneratorExit:  # the reader stops; aclose() follows
             raise

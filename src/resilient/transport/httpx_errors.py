@@ -25,9 +25,7 @@ from resilient.errors import (
     DeadlineExceededError,
     NoInstanceError,
     RateLimitedError,
-    ResilienceError,
 )
-from resilient.transport.routing import Trouble
 
 
 class TransportCircuitOpenError(CircuitOpenError, httpx.TransportError):
@@ -64,46 +62,12 @@ class FailedResponse(httpx.HTTPStatusError):  # it is the answer, travelling as 
     """An answer that counts as a failure, on its way through the policies; the transport returns the answer itself."""
 
 
-_KINDS: dict[type[ResilienceError], type[ResilienceError]] = {
-    kind.__bases__[0]: kind
-    for kind in (
-        TransportCircuitOpenError,
-        TransportRateLimitedError,
-        TransportConcurrencyLimitedError,
-        TransportNoInstanceError,
-        TransportBulkheadFullError,
-        TransportDeadlineExceededError,
-        TransportTimeoutError,
-    )
-}
-
-
-def as_httpx(error: ResilienceError, request: httpx.Request) -> ResilienceError:
-    """The same error with the same data, as httpx's too; itself when it is a kind that is not ours."""
-    kind = _KINDS.get(type(error))
-    if kind is None:
-        return error
-    found = kind.__new__(kind, *error.args)
-    found.args = error.args
-    found.__dict__.update(error.__dict__, _request=request)
-    return found
-
-
-def trouble_of(error: BaseException) -> Trouble:
-    """What an error of httpx says about the instance."""
-    if isinstance(error, httpx.PoolTimeout):
-        return Trouble.LOCAL
-    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-        return Trouble.UNSENT
-    if isinstance(error, ResilienceError) and not isinstance(error, httpx.TransportError):
-        return Trouble.OTHER  # our own, before anything was sent; CallTimeoutError is an OSError
-    if says_nothing(error) or not isinstance(error, (httpx.TransportError, OSError)):
-        return Trouble.OTHER
-    return Trouble.BROKEN
-
-
-def says_nothing(error: BaseException) -> bool:
-    """Whether an error says nothing about the dependency: a request that can not be sent, a body that raised."""
-    return isinstance(
-        error, (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.ProxyError, httpx.StreamError)
-    ) or not isinstance(error, (httpx.HTTPError, OSError, ResilienceError))
+KINDS = (
+    TransportCircuitOpenError,
+    TransportRateLimitedError,
+    TransportConcurrencyLimitedError,
+    TransportNoInstanceError,
+    TransportBulkheadFullError,
+    TransportDeadlineExceededError,
+    TransportTimeoutError,
+)

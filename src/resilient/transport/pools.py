@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from resilient.clock import Clock, forget_on_fork
 
@@ -15,14 +15,12 @@ _IDLE = 60.0  # seconds that a pool to an instance which left the list is kept: 
 _SWEEP = 10.0  # seconds between looks for such pools
 
 
-class PoolKey(NamedTuple):
-    """What must not share a connection. Hosts that are not logical share one pool per proxy."""
+PoolKey: TypeAlias = tuple[str | None, str | None, int | None, str | None, str | None]
+"""What must not share a connection: scheme, host, port, the name that TLS verifies, proxy.
 
-    scheme: str | None
-    host: str | None
-    port: int | None
-    tls_name: str | None  # a connection was verified for this name; another name must not ride on it
-    proxy: str | None
+A connection was verified for one name; another name must not ride on it. Hosts that are not logical share one pool per
+proxy: their scheme, host and port stand here as None.
+"""
 
 
 class Pool(Generic[T]):
@@ -35,7 +33,7 @@ class Pool(Generic[T]):
         self._made: list[T] = []
         self.listed = listed
         self.last_used = 0.0
-        self.users: set[object] = set()  # tokens, not a number: a set may be changed from a finaliser without a lock
+        self.users: set[object] = set()  # not a number: a set may be changed from a finaliser without a lock
 
     def transport(self, make: Callable[[], T]) -> T:
         """The client transport, made once. The lock holds back only those who could not go on without it anyway."""
@@ -52,35 +50,41 @@ class Pool(Generic[T]):
 class Place(Generic[T]):
     """One use of a pool, from the request to the end of the answer's body."""
 
-    __slots__ = ("_clock", "_pool", "_token", "transport")
+    __slots__ = ("_now", "_pool", "transport")
 
-    def __init__(self, pool: Pool[T], make: Callable[[], T], clock: Clock) -> None:
+    transport: T
+
+    def __init__(self, pool: Pool[T], now: Callable[[], float]) -> None:
         self._pool = pool
-        self._clock = clock
-        self._token = object()
-        pool.users.add(self._token)
-        try:
-            self.transport = pool.transport(make)
-        except BaseException:
-            self.free()
-            raise
+        self._now = now
+        pool.users.add(self)
 
     def free(self) -> None:
         """The use is over; twice is fine. Takes no lock."""
-        self._pool.last_used = self._clock.monotonic()
-        self._pool.users.discard(self._token)
+        self._pool.last_used = self._now()
+        self._pool.users.discard(self)
 
 
 class Pools(Generic[T]):
     """The pools of one transport. Safe for threads; closes nothing itself, it hands out what is to be closed."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self._now = clock.monotonic
         self._lock = threading.Lock()
         self._pools: dict[PoolKey, Pool[T]] = {}
-        self._closing: deque[T] = deque()
-        self._next_sweep = clock.monotonic() + _SWEEP
+        self._next_sweep = self._now() + _SWEEP
+        self.closing: deque[T] = deque()  # a request that closes one pays for one, and cancelled it loses no other
         forget_on_fork(self)
+
+    def used(self, key: PoolKey) -> Place[T] | None:
+        """A place in the pool of `key`, if it was used lately: such a one is not about to be closed. Takes no lock."""
+        pool = self._pools.get(key)
+        now = self._now()
+        if pool is None or not pool._made or now - pool.last_used > _SWEEP or now >= self._next_sweep:
+            return None
+        place = Place(pool, self._now)
+        place.transport = pool._made[0]
+        return place
 
     def take(self, key: PoolKey, listed: Callable[[], bool], make: Callable[[], T]) -> Place[T]:
         """Use the pool of `key`, made when there is none.
@@ -90,25 +94,25 @@ class Pools(Generic[T]):
             listed: whether the instance is still known; asked when the pool has been idle.
             make: makes the client transport.
         """
+        now = self._now()
+        if now >= self._next_sweep:
+            self._next_sweep = now + _SWEEP
+            self._sweep(now)
         with self._lock:
             pool = self._pools.get(key)
             if pool is None:
                 pool = self._pools[key] = Pool(listed)
-            pool.last_used = self._clock.monotonic()
-        return Place(pool, make, self._clock)
-
-    def next_stale(self) -> T | None:
-        """Take out one pool to be closed: idle for a minute, its instance gone. Looks for them once in 10 s.
-
-        One at a time: a request that closes it pays for one, and one that is cancelled meanwhile loses no other.
-        """
-        now = self._clock.monotonic()
-        if now >= self._next_sweep:
-            self._next_sweep = now + _SWEEP
-            self._sweep(now)
-        return self._closing.popleft() if self._closing else None
+            pool.last_used = now
+            place = Place(pool, self._now)
+        try:
+            place.transport = pool.transport(make)
+        except BaseException:
+            place.free()
+            raise
+        return place
 
     def _sweep(self, now: float) -> None:
+        """Once in 10 s: put aside the pools to be closed: idle for a minute, their instance gone."""
         with self._lock:
             idle = [entry for entry in self._pools.items() if now - entry[1].last_used >= _IDLE and not entry[1].users]
         gone = [(key, pool) for key, pool in idle if not pool.listed()]
@@ -116,14 +120,14 @@ class Pools(Generic[T]):
             for key, pool in gone:
                 if now - pool.last_used >= _IDLE and self._pools.get(key) is pool:  # nobody took it meanwhile
                     del self._pools[key]
-                    self._closing.extend(pool.made())
+                    self.closing.extend(pool.made())
 
     def take_all(self) -> list[T]:
         """Take out every pool."""
         with self._lock:
             pools, self._pools = self._pools, {}
-            closing = [*self._closing, *(transport for pool in pools.values() for transport in pool.made())]
-            self._closing.clear()
+            closing = [*self.closing, *(transport for pool in pools.values() for transport in pool.made())]
+            self.closing.clear()
         return closing
 
     def __len__(self) -> int:
@@ -133,4 +137,4 @@ class Pools(Generic[T]):
         """Drop the pools unclosed: their connections are the parent's."""
         self._lock = threading.Lock()
         self._pools = {}
-        self._closing.clear()
+        self.closing.clear()

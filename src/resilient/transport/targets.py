@@ -6,25 +6,32 @@ from collections.abc import Callable
 from typing import Any
 
 from resilient.balancing import Balancer, RoundRobin, Strategy
-from resilient.clock import Clock
+from resilient.clock import SYSTEM_CLOCK, Clock
 from resilient.discovery import Discovery, Instance
 from resilient.errors import ConfigError
 from resilient.keyed import Keyed
 from resilient.pipeline import Pipeline
 from resilient.policy import Policy
-from resilient.transport.routing import FIRST_USE_WAIT, ONE_ANSWER_WAIT, Route, route, single_label
+from resilient.transport.plans import Plan
+from resilient.transport.routing import Route, route, single_label
+from resilient.transport.usual import Usual
+
+FIRST_USE_WAIT = 5.0  # seconds that the first call of a service waits for discovery's first answer
+ONE_ANSWER_WAIT = 1.0  # seconds, when it has answered before without that service
+
+_LATELY = 256  # targets that are found without asking the bounded table of all, which keeps an order of use
 
 
 class Target:
     """One service, or one host that is not logical, as this transport sees it."""
 
-    __slots__ = ("__weakref__", "_balancers", "_discovery", "_listed", "known", "pipeline", "proxies", "route")
+    __slots__ = ("__weakref__", "_balancers", "_discovery", "_listed", "known", "plan", "proxies", "route")
 
     def __init__(
-        self, route: Route, pipeline: Pipeline[Any], discovery: Discovery | None, balancers: dict[bool, Balancer]
+        self, route: Route, plan: Callable[[], Plan], discovery: Discovery | None, balancers: dict[bool, Balancer]
     ) -> None:
         self.route = route
-        self.pipeline = pipeline
+        self.plan = plan
         self.proxies: dict[str, str | None] = {}  # by scheme: the environment is asked once
         self.known = not balancers  # or once waited for
         self._discovery = discovery
@@ -34,7 +41,7 @@ class Target:
     @property
     def layers(self) -> tuple[Policy[Any], ...]:
         """Its policies: while they remember something, it is not forgotten."""
-        return self.pipeline.layers
+        return self.plan().layers
 
     def balancer(self, scheme: str) -> Balancer | None:
         """Who chooses among its instances; None for a host that is not logical."""
@@ -64,16 +71,26 @@ class Target:
 
 
 class Targets:
-    """The targets of one transport, bounded: URLs come from users. Owns a discovery that it made from a URL."""
+    """The targets of one transport, bounded: URLs come from users. Owns a discovery that it made from a URL.
+
+    Args:
+        discovery: a Discovery, the URL of one, or None.
+        policies: makes the policies of a key; None: the usual ones.
+        strategy: makes what chooses, one per service and scheme.
+        is_logical: whether a host names a service; None: by its form.
+        says_nothing: which errors of the client say nothing about a service.
+        clock: of the transport; None: the machine's.
+    """
 
     def __init__(
         self,
         discovery: Discovery | str | None,
-        policies: Callable[[str], Pipeline[Any]],
+        policies: Callable[[str], Pipeline[Any]] | None,
         strategy: Callable[[], Strategy] = RoundRobin,
         *,
         is_logical: Callable[[str], bool] | None,
-        clock: Clock,
+        says_nothing: Callable[[Exception], bool],
+        clock: Clock | None,
     ) -> None:
         if discovery is not None and not isinstance(discovery, (str, Discovery)):
             raise ConfigError(
@@ -88,12 +105,24 @@ class Targets:
         self._is_logical = None if discovery is None else is_logical or single_label
         self._policies = policies
         self._strategy = strategy
+        self._says_nothing = says_nothing
         self._clock = clock
         self._by_route: Keyed[Route, Target] = Keyed(self._make)
+        self.lately: dict[tuple[str, str, int | None], Target] = {}
 
-    def find(self, scheme: str, host: str, port: int | None) -> Target:
-        """The target of a URL."""
-        return self._by_route[route(scheme, host, port, self._is_logical)]
+    def find(self, asked: tuple[str, str, int | None], host: str) -> Target:
+        """The target of a URL.
+
+        Args:
+            asked: its scheme, host and port, in any form that is the same for the same URL.
+            host: in the form that people read.
+        """
+        found = self.lately.get(asked)
+        if found is None:
+            if len(self.lately) >= _LATELY:
+                self.lately.clear()
+            found = self.lately[asked] = self._by_route[route(asked[0], host, asked[2], self._is_logical)]
+        return found
 
     def of_key(self, key: str) -> Target:
         """The target of a key: a logical name, or `scheme://host:port`.
@@ -111,7 +140,7 @@ class Targets:
             return self._by_route[Route(f"{scheme.lower()}://{host.lower()}:{port}", None)]
         found = route("http", key, None, self._is_logical)
         if found.service is None:
-            raise ConfigError(f"{key!r} is no logical name of this transport", path="key")
+            raise ConfigError(f"{key!r} is no logical name of this transport{self._why_not(key)}", path="key")
         return self._by_route[found]
 
     def close(self) -> None:
@@ -124,19 +153,53 @@ class Targets:
         if self._owned and self._discovery is not None:
             await self._discovery.aclose()
 
+    def hint(self, found: Route, host: str, port: int | None) -> str:
+        """What to say when a host that is not logical can not be found, but looks like a logical name."""
+        if found.service is not None:
+            return ""
+        if self._discovery is None:
+            named = port is None and single_label(host.lower())
+            return f"; {host!r} was looked up as a host: without a discovery no name is a service" if named else ""
+        first = host.lower().partition(".")[0]
+        if not self._discovery.instances(first):
+            return ""
+        if port is not None and single_label(host.lower()):
+            return (
+                f"; with a port it is an address: {first!r} is a service of {self._discovery!r}, write it without one"
+            )
+        return f"; {first!r} is a service of {self._discovery!r}: is_logical= says which hosts are names"
+
     def __repr__(self) -> str:
         return f"{self._discovery!r}, {len(self._by_route)} targets" if self._discovery else "no discovery"
 
+    def _why_not(self, name: str) -> str:
+        if self._discovery is None:
+            return ": it has no discovery"
+        return f": {name!r} is not a single label without a port" if self._is_logical is single_label else ""
+
     def _make(self, found: Route) -> Target:
+        balancers = {}
+        if found.service is not None and self._discovery is not None:
+            balancers = {
+                secure: Balancer(
+                    found.service, self._discovery, self._strategy, secure=secure, clock=self._clock or SYSTEM_CLOCK
+                )
+                for secure in (False, True)
+            }
+        return Target(found, self._plan_of(found), self._discovery, balancers)
+
+    def _plan_of(self, found: Route) -> Callable[[], Plan]:
+        if self._policies is None:
+            return Usual(
+                found.key, says_nothing=self._says_nothing, alone=lambda: self._is_alone(found), clock=self._clock
+            ).plan
         pipeline = self._policies(found.key)
         if not isinstance(pipeline, Pipeline):
             raise ConfigError(
                 f"policies must return a Pipeline for the key {found.key!r}, not {pipeline!r}", path="policies"
             )
-        balancers = {}
-        if found.service is not None and self._discovery is not None:
-            balancers = {
-                secure: Balancer(found.service, self._discovery, self._strategy, secure=secure, clock=self._clock)
-                for secure in (False, True)
-            }
-        return Target(found, pipeline, self._discovery, balancers)
+        plan = Plan(pipeline, found.key)
+        return lambda: plan
+
+    def _is_alone(self, found: Route) -> bool:
+        return found.service is None or self._discovery is None or len(self._discovery.instances(found.service)) < 2

@@ -1,0 +1,315 @@
+"""Logical names, balancing and policies for aiohttp: a middleware of its client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+from resilient.balancing import Balancer, RoundRobin, Strategy
+from resilient.clock import SYSTEM_CLOCK, Clock
+from resilient.deadline import current_limit
+from resilient.discovery import Discovery
+from resilient.errors import (
+    CallTimeoutError,
+    ConfigError,
+    DeadlineExceededError,
+    NoInstanceError,
+    RejectedError,
+    ResilienceError,
+)
+from resilient.http_answers import retry_after
+from resilient.pipeline import Pipeline
+from resilient.policies.timeout import _Scope
+
+try:
+    import aiohttp
+    from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+except ImportError as error:
+    raise ConfigError(
+        "resilient.transport.aiohttp needs aiohttp 3.12 or newer: pip install 'resilient-patterns[aiohttp]'",
+        path="aiohttp",
+    ) from error
+
+from resilient.transport import aiohttp_errors as errors
+from resilient.transport.client_errors import as_clients, by_ours
+from resilient.transport.deadline_header import DEADLINE_HEADER, header_ms, whole_ms
+from resilient.transport.exchange import Attempt, Exchange, Holding
+from resilient.transport.options import NO_OPTIONS
+from resilient.transport.routing import Trouble, failed_call
+from resilient.transport.targets import Target, Targets
+
+__all__ = ["ResilientClientMiddleware"]
+
+Answer: TypeAlias = ClientResponse
+
+_KINDS = by_ours(errors.KINDS)
+_UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_NOTHING = (aiohttp.InvalidURL, aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)
+
+
+class ResilientClientMiddleware:
+    """Logical names, balancing and policies for aiohttp.ClientSession: `middlewares=[ResilientClientMiddleware(url)]`.
+
+    It does for a session what `resilient.transport.AsyncResilientTransport` does for an httpx.AsyncClient; see there.
+    What leaves it is an `aiohttp.ClientError` as well. A request says more about itself by an Idempotency-Key;
+    `response.resilient` says which instance answered after how many attempts.
+
+    All instances share the connections of the session: give its `TCPConnector` a `limit_per_host`, else an instance
+    that hangs can take them all. Close it with `aclose()` when it was given a URL.
+
+    Args:
+        discovery: who is there: a Discovery, or a URL for one of its own. None: no name is logical.
+        policies: makes the policies of a key, outermost first; default a CircuitBreaker and a Retry. A failed answer
+            reaches them as an aiohttp.ClientResponseError; a Fallback is called with the ClientRequest.
+        strategy: makes the object that chooses, one per service; default `RoundRobin`.
+        is_logical: whether a host names a service; default: one label and not `localhost`. Hosts in lower case.
+        tls_name: whom the certificates of logical services are for; default the logical name itself.
+        deadline_header: True to send the deadline header to every host, False to none, None (default) to services.
+        clock: default the machine's monotonic clock.
+
+    Raises:
+        ConfigError: when an argument is wrong.
+
+    Safe for threads and event loops.
+
+    Example:
+        >>> import aiohttp, asyncio
+        >>> from resilient.transport.aiohttp import ResilientClientMiddleware
+        >>> async def main() -> str:
+        ...     middleware = ResilientClientMiddleware("static://maps=127.0.0.1:1")
+        ...     async with aiohttp.ClientSession(middlewares=[middleware]) as session:
+        ...         try:
+        ...             return await (await session.get("http://maps/london")).text()
+        ...         except aiohttp.ClientError as error:
+        ...             return type(error).__name__
+        >>> asyncio.run(main())
+        'ClientConnectorError'
+    """
+
+    def __init__(
+        self,
+        discovery: Discovery | str | None = None,
+        *,
+        policies: Callable[[str], Pipeline[Answer]] | None = None,
+        strategy: Callable[[], Strategy] = RoundRobin,
+        is_logical: Callable[[str], bool] | None = None,
+        tls_name: str | None = None,
+        deadline_header: bool | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if deadline_header is not None and not isinstance(deadline_header, bool):
+            raise ConfigError(
+                f"deadline_header must be True, False or None, not {deadline_header!r}", path="deadline_header"
+            )
+        self._targets = Targets(
+            discovery, policies, strategy, is_logical=is_logical, says_nothing=_says_nothing, clock=clock
+        )
+        self._clock = clock or SYSTEM_CLOCK
+        self._tls_name = tls_name
+        self._deadline_header = deadline_header
+
+    def pipeline(self, key: str) -> Pipeline[Answer]:
+        """The policies of a key: see `ResilientTransport.pipeline`."""
+        return self._targets.of_key(key).plan().pipeline
+
+    def balancer(self, service: str, *, secure: bool = False) -> Balancer:
+        """Who chooses among the instances of a service: see `ResilientTransport.balancer`."""
+        found = self._targets.of_key(service).balancer("https" if secure else "http")
+        if found is None:
+            raise ConfigError(f"{service!r} is no logical name of this middleware", path="service")
+        return found
+
+    async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> Answer:
+        """Send one request: balanced, guarded."""
+        call = _Call(self, request, handler)
+        answer: Any = None
+        try:
+            await call.wait_once()
+            part = call.plan.call
+            answer = await (call.run() if part is None else part._async()(lambda _request: call.run(), (request,), {}))
+            if not isinstance(answer, ClientResponse):
+                raise TypeError(f"the policies of {call.key!r} gave {answer!r}: a Fallback here gives a ClientResponse")
+        except errors.FailedAnswer as failed:
+            answer = failed.answer
+            if call.plan.heed is not None:
+                call.plan.heed(failed)
+        except (RejectedError, CallTimeoutError) as error:
+            leaving = as_clients(error, _KINDS)
+            try:
+                if leaving is error:
+                    raise
+                raise leaving from error
+            finally:
+                del leaving  # its traceback holds this frame
+        finally:
+            request.url = call.url
+            for other in call.answers:
+                if other is not answer:
+                    other.close()
+        return answer  # type: ignore[no-any-return]  # looked at above
+
+    async def aclose(self) -> None:
+        """Close the discovery, if it was made from a URL."""
+        await self._targets.aclose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._targets!r}>"
+
+
+class _Call:
+    """One request on its way."""
+
+    def __init__(self, owner: ResilientClientMiddleware, request: ClientRequest, handler: ClientHandlerType) -> None:
+        self._owner = owner
+        self._request = request
+        self._handler = handler
+        self._limit = current_limit.get()
+        self._said = request.headers.get(DEADLINE_HEADER)
+        self._missing: NoInstanceError | None = None
+        self.url = request.url
+        self.answers: list[Answer] = []
+        host, port = self.url.host or "", self.url.explicit_port
+        if port == {"http": 80, "https": 443}.get(self.url.scheme):
+            port = None
+        self.target: Target = owner._targets.find((self.url.scheme, host, port), host)
+        self.plan = self.target.plan()
+        self.key = self.target.route.key
+
+    async def wait_once(self) -> None:
+        """Before the first call of a service."""
+        limit = self._limit
+        left = None if limit is None else max(0.0, limit.end - limit.clock.monotonic())
+        first = self.target.first_wait(left)
+        if first is None:
+            return
+        discovery, service, seconds = first
+        try:
+            await discovery.wait_async(service, timeout=seconds)
+        except NoInstanceError as error:
+            self._missing = error
+        if self._missing is None or left is None or seconds < left:
+            self.target.known = True
+
+    async def run(self) -> Answer:
+        """Send until an answer or an error is to leave."""
+        request = self._request
+        exchange = Exchange(
+            self.key,
+            self.target.balancer(self.url.scheme),
+            NO_OPTIONS,
+            self.plan.retry,
+            self.plan.own,
+            repeat=lambda: NO_OPTIONS.may_repeat(request.method, has_key="Idempotency-Key" in request.headers),
+            sendable=lambda: not getattr(request.body, "consumed", False),
+            clock=self._owner._clock,
+        )
+        part = self.plan.attempt
+        try:
+            while True:
+                try:
+                    if part is None:
+                        return await self._attempt(exchange, request)
+                    return await part._async()(partial(self._attempt, exchange), (request,), {})  # type: ignore[no-any-return]  # checked outside
+                except BaseException as error:
+                    wait = exchange.again(error)
+                    if wait is None:
+                        if exchange.attempts and isinstance(error, Exception):
+                            error.add_note(exchange.describe() + self._hint())
+                        raise
+                if wait:
+                    await self._owner._clock.sleep_async(wait)
+        finally:
+            exchange.end()
+
+    def _hint(self) -> str:
+        return self._owner._targets.hint(self.target.route, self.url.host or "", self.url.explicit_port)
+
+    async def _attempt(self, exchange: Exchange, request: ClientRequest) -> Answer:
+        try:
+            attempt = exchange.attempt()
+        except (NoInstanceError, DeadlineExceededError) as error:
+            if self._missing is not None:  # time is up because it was waited for
+                raise self._missing from error
+            raise
+        kept = exchange.take_kept()
+        try:
+            if isinstance(kept, errors.FailedAnswer):
+                kept.answer.close()
+            self._address(attempt)
+            response = await self._before_deadline(attempt)
+        except BaseException as error:
+            leaving = self._failed(error, attempt)
+            try:
+                if leaving is error:
+                    raise
+                raise leaving from error
+            finally:
+                del leaving  # its traceback holds this frame
+        return self._answer(response, exchange, attempt)
+
+    def _address(self, attempt: Attempt) -> None:
+        request, left, instance, owner = self._request, attempt.time(), attempt.instance, self._owner
+        wanted = owner._deadline_header
+        if left is not None and (wanted or (wanted is None and instance is not None)):
+            request.headers[DEADLINE_HEADER] = header_ms(whole_ms(left), self._said)
+        if instance is None:
+            return
+        request.url = self.url.with_host(instance.host).with_port(instance.port)
+        if self.url.scheme == "https" and request.server_hostname is None:
+            request.server_hostname = owner._tls_name or self.url.host
+
+    async def _before_deadline(self, attempt: Attempt) -> Answer:
+        left = attempt.left()
+        if left is None:
+            return await self._handler(self._request)
+        scope = _Scope(self._owner._clock, left)
+        try:
+            return await self._handler(self._request)
+        except BaseException as error:
+            if scope.leave() and type(error).__name__ == "CancelledError":
+                raise aiohttp.SocketTimeoutError("the answer did not come before the deadline") from error
+            raise
+        finally:
+            scope.leave()
+
+    def _failed(self, error: BaseException, attempt: Attempt) -> BaseException:
+        late = attempt.timed_out() if isinstance(error, TimeoutError) else None
+        leaving: BaseException = late or error
+        attempt.failed(leaving, _trouble_of(error))
+        return leaving
+
+    def _answer(self, response: Answer, exchange: Exchange, attempt: Attempt) -> Answer:
+        pause = retry_after(response) if response.status in {429, 503} else None
+        holding = attempt.answered(response.status, retry_after=pause)
+        response.resilient = {"instance": attempt.instance, "attempts": exchange.attempts}  # type: ignore[attr-defined]  # told there
+        _hold(response, holding)
+        self.answers.append(response)
+        if not failed_call(response.status):
+            exchange.went_well()
+            return response
+        error = errors.FailedAnswer(response)
+        attempt.refused(error, lambda: errors.FailedAnswer(response, headers=False))
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
+
+
+def _hold(response: Answer, holding: Holding) -> None:
+    """Until the body has come, or else until the answer is closed or dropped."""
+    connection = response.connection
+    if connection is None:  # it has come already
+        holding.ended()
+    else:
+        connection.add_callback(holding.ended)
+
+
+def _trouble_of(error: BaseException) -> Trouble:
+    if _says_nothing(error) or isinstance(error, ResilienceError):
+        return Trouble.OTHER
+    return Trouble.UNSENT if isinstance(error, _UNSENT) else Trouble.BROKEN
+
+
+def _says_nothing(error: BaseException) -> bool:
+    return isinstance(error, _NOTHING) or not isinstance(error, (aiohttp.ClientError, OSError, ResilienceError))
