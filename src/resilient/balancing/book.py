@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from resilient.balancing import latency
 from resilient.balancing.events import InstanceEjected, InstancePutAside, InstanceReturned
@@ -110,7 +111,7 @@ class Book(Roll):
                 elapsed = lease.answer_after
                 if elapsed is None:
                     elapsed = now - lease.started
-            elif not elapsed >= 0.0:  # not a number of seconds
+            elif not 0.0 <= elapsed < inf:  # not a number of seconds
                 elapsed = now - lease.started
             if how is SUCCESS:
                 if not lease.judged:
@@ -248,7 +249,8 @@ class Book(Roll):
     def _given_up_locked(self, host: Host, elapsed: float, now: float, trial: int) -> None:
         """A call was cancelled: no failure, but it would have taken at least this long."""
         latency.sample_at_least(host, elapsed, now, self._median)
-        slow = self._median is not None and elapsed > latency.BAND * self._median
+        normal = self._usual if self._median is None else self._median  # of two hosts with one out there is no median
+        slow = normal is not None and elapsed > max(latency.BAND * normal, normal + latency.SLACK)
         if slow and trial and host.trial == trial and self._settings is not None:
             host.until = now + self._settings.base  # callers in a hurry must not be one trial after the other
 
@@ -263,9 +265,8 @@ class Book(Roll):
         now = self.now()
         with self.lock:
             self.drain_locked()
-            return BalancerSnapshot(
-                self._service, tuple(host.snapshot(now) for host in self._hosts.values()), self._panic
-            )
+            hosts = [host for host in self._hosts.values() if host in self._there or host.in_flight]
+            return BalancerSnapshot(self._service, tuple(host.snapshot(now) for host in hosts), self._panic)
 
     def after_fork_in_child(self) -> None:
         """The calls in flight, the trials and the health checks are the parent's."""

@@ -83,7 +83,10 @@ def _walk(fleet: Fleet, position: int, tried: Collection[Host], *, guarded: bool
     """
     hosts, size, top = fleet.hosts, len(fleet.hosts), fleet.top
     guarded = guarded and not fleet.plain and top > 0.0
+    last = position + size
     while True:
+        if position == last:  # the heaviest were tried, or weigh less than when the fleet was made: who is left counts
+            top = max(host.weight for host in hosts if host not in tried)
         place = position % size
         host = hosts[place]
         position += 1

@@ -7,6 +7,7 @@ import math
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Collection
+from typing import TypeAlias
 
 from resilient.balancing.fleet import Fleet
 from resilient.balancing.guarded import RoundRobin
@@ -20,6 +21,7 @@ POINTS = 160  # per host of weight 1; libketama's number: shares then differ by 
 MOST_POINTS = 65_536  # on the ring of a large fleet
 LEAST_POINTS = 8
 SLOW = 0.2  # guard from which a host loses keys: five times as slow as the median, or failing
+_Ring: TypeAlias = tuple[tuple[Instance, ...], list[int], list[int]]  # whose, the points, whose each is
 _PER_DIGEST = 8  # points of 8 bytes in one digest
 
 
@@ -58,22 +60,24 @@ class ConsistentHash(Chooser):
         self._bound = bound
         self._rotation = RoundRobin(rng=rng or random.random)
         self._points_of: dict[tuple[Identity, int], list[int]] = {}
-        self._ring: tuple[tuple[Instance, ...], list[int], list[int]] = ((), [], [])
+        self._whole: _Ring = ((), [], [])  # of the list
+        self._ring: _Ring = ((), [], [])  # of the fleet `_for`, which may be a part of it
+        self._for: Fleet | None = None
 
     def ready(self, instances: tuple[Instance, ...]) -> None:
         """Make the ring, outside the lock."""
         self._rotation.ready(instances)
-        if self._ring[0] is not instances:
-            self._ring = self._made(instances)
+        if self._whole[0] is not instances:
+            self._whole = self._made(instances)
 
     def choose(self, fleet: Fleet, key: str | None, tried: Collection[Host]) -> Host:
         """The host of the key, or the next on the ring that may have it."""
         if key is None:
             return self._rotation.choose(fleet, None, tried)
         listed = fleet.listed
-        known, points, owners = self._ring
-        if len(known) != len(listed) or (known and known[0] is not listed[0].instance):
-            known, points, owners = self._ring = self._made(tuple(host.instance for host in listed))
+        if self._for is not fleet:
+            self._fit(fleet)
+        _, points, owners = self._ring
         mean = (fleet.load.in_flight + 1) / len(fleet.hosts)
         allowed = math.inf if self._bound == math.inf else math.ceil(self._bound * mean)
         place = bisect_left(points, _hash(key))
@@ -94,7 +98,15 @@ class ConsistentHash(Chooser):
                 break
         return spare or self._rotation.choose(fleet, None, tried)
 
-    def _made(self, instances: tuple[Instance, ...]) -> tuple[tuple[Instance, ...], list[int], list[int]]:
+    def _fit(self, fleet: Fleet) -> None:
+        instances = tuple(host.instance for host in fleet.listed)
+        if self._whole[0] == instances:
+            self._ring = self._whole
+        elif self._ring[0] != instances:
+            self._ring = self._made(instances)
+        self._for = fleet
+
+    def _made(self, instances: tuple[Instance, ...]) -> _Ring:
         top = max((instance.weight for instance in instances), default=1.0) or 1.0
         most = min(POINTS, max(LEAST_POINTS, MOST_POINTS // max(1, len(instances))))
         before, self._points_of = self._points_of, {}

@@ -80,8 +80,11 @@ class HealthChecks:
 
     def round(self) -> None:
         """Ask every instance once, in this thread."""
+        self._round(None)
+
+    def _round(self, stop: threading.Event | None) -> None:
         for instance in self._balancer.instances():
-            if self._stop.is_set():
+            if stop is not None and stop.is_set():
                 return
             try:
                 well = bool(self._probe(instance))
@@ -98,7 +101,10 @@ class HealthChecks:
         async def ask(instance: Instance) -> None:
             try:
                 well = bool(await self._probe(instance))  # type: ignore[misc]  # an AsyncProbe, says the caller
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                me = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and me is not None and me.cancelling():
+                    raise  # the checks end; else something that the probe waited for was cancelled
                 logger.debug("the probe of %s:%d raised %r", instance.host, instance.port, error)
                 well = False
             self._count(instance, well=well)
@@ -109,7 +115,7 @@ class HealthChecks:
     def _count(self, instance: Instance, *, well: bool) -> None:
         row = self._rows.get(instance, 0)
         row = self._rows[instance] = max(row, 0) + 1 if well else min(row, 0) - 1
-        if row == self._good or -row >= self._bad:
+        if row >= self._good or -row >= self._bad:  # again each time: the last word may not have got through
             self._balancer.mark(instance, healthy=well)
 
     def _forget_the_gone(self) -> None:
@@ -130,11 +136,12 @@ class HealthChecks:
         self.close()
 
     def close(self) -> None:
-        """Stop the thread; a probe that is under way is waited for. Twice is fine."""
+        """Stop the thread; a probe that is under way is waited for, what the checks took out is back. Twice is fine."""
         self._stop.set()
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+        self._let_go()
 
     async def __aenter__(self) -> Self:
         import asyncio
@@ -148,13 +155,21 @@ class HealthChecks:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop the task. Twice is fine."""
+        """Stop the task; what the checks took out is back. Twice is fine."""
         import asyncio
 
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Bring back whom the checks took out: nobody would find out that they are well again."""
+        rows, self._rows = self._rows, {}
+        for instance, row in rows.items():
+            if -row >= self._bad:
+                self._balancer.mark(instance, healthy=True)
 
     def after_fork_in_child(self) -> None:
         """The thread is the parent's."""
@@ -165,7 +180,7 @@ class HealthChecks:
     def _run(self, stop: threading.Event) -> None:
         while True:
             try:
-                self.round()
+                self._round(stop)
             except Exception:  # a discovery that raises must not end the checks
                 logger.exception("a round of health checks of %r failed", self._balancer.service)
             if self._clock.wait(stop, self._interval):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -138,7 +139,9 @@ class HeldLease:
             self.book.pause(self.host, seconds)
 
     def _seconds(self, elapsed: float | None) -> float:
-        return self.book.now() - self.started if elapsed is None else elapsed
+        if elapsed is not None and 0.0 <= elapsed < inf:
+            return elapsed
+        return self.book.now() - self.started  # nobody said, or it is no number of seconds: one nan would stay for ever
 
     def __enter__(self) -> Self:
         return self

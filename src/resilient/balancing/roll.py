@@ -85,6 +85,7 @@ class Roll:
         self._outs = dict.fromkeys(host for host in listed if host.out is not None)
         self._starting = [host for host in starting if host in self._there]
         self._weighed = float("-inf")
+        self._weights_changed = True  # the same hosts may have another zone or other metadata: a fleet shows instances
 
     def _fleet_locked(self, found: object, now: float) -> Fleet:
         if not self._listed:

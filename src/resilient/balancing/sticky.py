@@ -47,7 +47,8 @@ class Sticky(Narrower):
         self._most = whole("Sticky", "max_keys", max_keys)
         self._lock = threading.Lock()
         self._kept: OrderedDict[str | None, Identity] = OrderedDict()
-        self._alone: tuple[Fleet | None, dict[Identity, Fleet]] = (None, {})  # each host as a fleet of its own
+        self._hosts: tuple[Fleet | None, dict[Identity, Host]] = (None, {})
+        self._alone: dict[Identity, Fleet] = {}  # a host as a fleet of its own, of those that were asked for
         forget_on_fork(self)
 
     def ready(self, instances: tuple[Instance, ...]) -> None:
@@ -60,11 +61,14 @@ class Sticky(Narrower):
             who = self._kept.get(key)
             if who is None:
                 return fleet, self._inner
-            if self._alone[0] is not fleet:
-                self._alone = (fleet, {identity(host.instance): fleet.only((host,)) for host in fleet.hosts})
-            alone = self._alone[1].get(who)
-        if alone is None or alone.hosts[0] in tried or alone.hosts[0].guard <= SLOW:
-            return fleet, self._inner
+            if self._hosts[0] is not fleet:
+                self._hosts, self._alone = (fleet, {identity(host.instance): host for host in fleet.hosts}), {}
+            host = self._hosts[1].get(who)
+            if host is None or host in tried or host.guard <= SLOW:
+                return fleet, self._inner
+            alone = self._alone.get(who)
+            if alone is None:
+                alone = self._alone[who] = fleet.only((host,))
         return alone, _THE_ONE
 
     def chosen(self, key: str | None, host: Host) -> None:

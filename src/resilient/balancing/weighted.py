@@ -56,7 +56,7 @@ class WeightedRoundRobin(Chooser):
         self._weight = weight
         self._rng = rng or random.random
         self._start: float | None = None
-        self._weights: tuple[tuple[Instance, ...], dict[Instance, float]] = ((), {})
+        self._weights: tuple[tuple[Instance, ...], dict[Instance, float], float] = ((), {}, 1.0)  # the greatest last
         self._time = 0.0
         self._due: dict[Host, tuple[float, float]] = {}  # when, and with which weight that was found out
         self._heap: list[tuple[float, int, float, Host]] = []
@@ -70,7 +70,7 @@ class WeightedRoundRobin(Chooser):
             found = {instance: number("WeightedRoundRobin", "weight", self._weight(instance)) for instance in instances}
             if min(found.values(), default=0.0) < 0:
                 raise ConfigError("WeightedRoundRobin: weight must be 0 or more, not negative", path="weight")
-            self._weights = (instances, found)
+            self._weights = (instances, found, max(found.values(), default=1.0) or 1.0)
 
     def choose(self, fleet: Fleet, key: str | None, tried: Collection[Host]) -> Host:  # weights know no keys
         """The one whose turn is due first."""
@@ -114,8 +114,7 @@ class WeightedRoundRobin(Chooser):
     def _weight_of(self, host: Host) -> float:
         if self._weight is None:
             return host.weight
-        known = self._weights[1]
-        top = max(known.values(), default=1.0) or 1.0
+        _, known, top = self._weights
         return known.get(host.instance, top) / top * host.guard * host.ramp
 
     def after_fork_in_child(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
 from resilient.balancing.fleet import Fleet
 from resilient.balancing.guarded import RoundRobin
@@ -14,6 +14,7 @@ from resilient.discovery import Instance
 from resilient.errors import ConfigError
 
 SPARE = 1.4  # a level bears this many times its share before calls spill over; Envoy's over-provisioning factor
+_GONE = object()  # the level of an instance that only the list before had: last, for the moment of the change
 LEAST_LOCAL = 3  # instances; of fewer, one that fails would cost a third of the calls or more
 
 
@@ -54,7 +55,7 @@ class Priorities(Narrower):
         self._inner: dict[Hashable, AnyStrategy] = {}
         self._sample = made(type(self).__name__, strategy)  # so that a mistake shows where it was made
         self._levels: tuple[tuple[Instance, ...], dict[Instance, Hashable]] = ((), {})
-        self._parts: tuple[Fleet | None, list[_Part]] = (None, [])
+        self._parts: tuple[Fleet | None, object, list[_Part]] = (None, None, [])  # of a fleet, by these levels
         self._lock = threading.Lock()
         forget_on_fork(self)
 
@@ -72,24 +73,25 @@ class Priorities(Narrower):
     def narrow(self, fleet: Fleet, key: str | None, tried: Collection[Host]) -> tuple[Fleet, AnyStrategy]:
         """A level by its share."""
         with self._lock:
-            if self._parts[0] is not fleet:
-                self._parts = (fleet, self._split(fleet))
-            parts = self._parts[1]
+            levels = self._levels[1]
+            if self._parts[0] is not fleet or self._parts[1] is not levels:
+                self._parts = (fleet, levels, self._split(fleet, levels))
+            parts = self._parts[2]
             if tried:
                 parts = [part for part in parts if part.fleet.has_untried(tried)]
             chosen = parts[0] if len(parts) == 1 else _by_share(parts)
         return chosen.fleet, chosen.inner
 
-    def _split(self, fleet: Fleet) -> list[_Part]:
-        levels = self._levels[1]
+    def _split(self, fleet: Fleet, levels: Mapping[Instance, Hashable]) -> list[_Part]:
         hosts: dict[Hashable, list[Host]] = {}
         listed: dict[Hashable, list[Host]] = {}
         for known in fleet.listed:
-            listed.setdefault(levels.get(known.instance), []).append(known)
+            listed.setdefault(levels.get(known.instance, _GONE), []).append(known)
         for host in fleet.hosts:
-            hosts.setdefault(levels.get(host.instance), []).append(host)
+            hosts.setdefault(levels.get(host.instance, _GONE), []).append(host)
         left, parts = 1.0, []
-        for level in self._order(listed):
+        last = [_GONE] if _GONE in listed else []
+        for level in [*self._order([level for level in listed if level is not _GONE]), *last]:
             mine = hosts.get(level, [])
             share = min(left, SPARE * len(mine) / len(listed[level]))
             left -= share
@@ -98,7 +100,7 @@ class Priorities(Narrower):
                 parts.append(_Part(share, fleet.only(mine, listed[level]), inner))
         return parts
 
-    def _order(self, listed: dict[Hashable, list[Host]]) -> Sequence[Hashable]:
+    def _order(self, listed: Collection[Hashable]) -> Sequence[Hashable]:
         return sorted(listed)  # type: ignore[type-var]  # the levels of one function can be compared
 
     def after_fork_in_child(self) -> None:
@@ -141,11 +143,11 @@ class Zoned(Priorities):
         super().__init__(lambda instance: int(instance.zone != zone), strategy)
         self._zone = zone
 
-    def _split(self, fleet: Fleet) -> list[_Part]:
+    def _split(self, fleet: Fleet, levels: Mapping[Instance, Hashable]) -> list[_Part]:
         near = sum(host.instance.zone == self._zone for host in fleet.listed)
         if near < LEAST_LOCAL or near == len(fleet.listed):
             return [_Part(1.0, fleet, self._sample)]
-        return super()._split(fleet)
+        return super()._split(fleet, levels)
 
     def ready(self, instances: tuple[Instance, ...]) -> None:
         """Ask for the zones."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 else:
     Collector = object
+
+logger = logging.getLogger("resilient")
 
 OWNER: Final = "HttpRequestMetrics"
 NAME: Final = "http_server_requests_seconds"
@@ -116,7 +119,12 @@ class HttpRequestMetrics:
             self._requests.count(labels, self._now() - started)
 
     def _uri(self, scope: Scope, root: str, status: int | None) -> str:
-        uri = None if self._template is None else self._template(scope)
+        uri = None
+        if self._template is not None:
+            try:
+                uri = self._template(scope)
+            except Exception:  # the answer has been sent: a mistake here must not become the caller's
+                logger.warning("%s: template raised", OWNER, exc_info=True)
         if uri is None:
             uri = _routed(scope, root)
         if uri is None:
@@ -141,8 +149,12 @@ def _routed(scope: Scope, root: str) -> str | None:
         template = "/{path}"
     if not mounted:
         return template
-    given = {str(value): f"{{{name}}}" for name, value in scope.get("path_params", {}).items()}
-    return "/".join(given.get(part, part) for part in mounted.split("/")) + template
+    parameters = scope.get("path_params", {})
+    given = {str(value): f"{{{name}}}" for name, value in parameters.items()}
+    mounted = "/".join(given.get(part, part) for part in mounted.split("/"))
+    if any(f"{{{name}}}" not in mounted + template and f"{{{name}:" not in template for name in parameters):
+        mounted = "/{mount}"  # a value was spelled otherwise, as 007 or in capitals: the path as sent is in there
+    return mounted + template
 
 
 def _unrouted(scope: Scope, status: int | None) -> str:

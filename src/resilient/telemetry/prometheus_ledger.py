@@ -41,6 +41,7 @@ class Ledger:
         self._moments = itertools.count(1)
         self._series: dict[Series, dict[Member, _Seen]] = {}
         self._gone: dict[Series, float] = {}
+        self._last_left = 0  # the moment in which a member was found to be gone
         forget_on_fork(self)
 
     def begin(self) -> int:
@@ -52,19 +53,23 @@ class Ledger:
         """The totals after a reading that began at a moment."""
         with self._lock:
             now = next(self._moments)
+            late = begun <= self._last_left  # somebody was found to be gone while this was read
             for series in [*self._series, *(one for one in readings if one not in self._series)]:
-                self._enter_locked(series, readings.get(series, {}), begun, now)
+                self._enter_locked(series, readings.get(series, {}), begun, now, late=late)
             return {
                 series: self._gone.get(series, 0.0) + sum(one.lost + one.last for one in members.values())
                 for series, members in self._series.items()
             }
 
-    def _enter_locked(self, series: Series, values: Mapping[Member, float], begun: int, now: int) -> None:
+    def _enter_locked(
+        self, series: Series, values: Mapping[Member, float], begun: int, now: int, *, late: bool
+    ) -> None:
         members = self._series.setdefault(series, {})
         for member, value in values.items():
             seen = members.get(member)
             if seen is None:
-                members[member] = _Seen(value, now)
+                if not late:  # else it may be the one that left: its share would count twice
+                    members[member] = _Seen(value, now)
                 continue
             if value < seen.last:
                 if begun <= seen.at:
@@ -74,6 +79,7 @@ class Ledger:
         for member in [one for one, seen in members.items() if one not in values and seen.at < begun]:
             seen = members.pop(member)
             self._gone[series] = self._gone.get(series, 0.0) + seen.lost + seen.last
+            self._last_left = now
         if not members:
             del self._series[series]
             self._gone.pop(series, None)
