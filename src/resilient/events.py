@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -132,15 +133,16 @@ class Outbox(Generic[T]):
         self._delivering = threading.Lock()
         self._deliver = deliver
 
-    def drain(self) -> None:
-        """Deliver what is queued, unless another thread is at it."""
-        while self.queue:  # again: an item may arrive between the last pop and the release
+    def drain(self, most: float = math.inf) -> None:
+        """Deliver what is queued, at most so many items, unless another thread is at it; the next one does the rest."""
+        while self.queue and most > 0:  # again: an item may arrive between the last pop and the release
             mine = False
             try:  # a signal handler that raises between taking and trying would stop deliveries for ever
                 mine = self._delivering.acquire(blocking=False)
                 if not mine:
                     return
-                while self.queue:
+                while self.queue and most > 0:
+                    most -= 1
                     self._deliver(self.queue.pop(0))
             finally:
                 if mine:

@@ -33,6 +33,14 @@ _ABSENT = object()
 ROUNDING = 1e-9  # seconds by which the sum of two floats may miss a moment
 
 
+def _first(line: OrderedDict[Waiter, object]) -> Waiter | None:
+    while True:
+        try:
+            return next(iter(line), None)
+        except RuntimeError:  # a signal handler came between the two steps, and changed it
+            continue
+
+
 class QueuedGate(Gate):
     """A gate whose callers may wait for their turn: `calling()` and the layers wait, `acquire()` never does."""
 
@@ -193,6 +201,9 @@ class QueuedGate(Gate):
             self._undrop_locked(dropped)
         woken: list[Waiter] = []
         while (head := self._head_locked()) is not None:
+            if head.wake is None and head.until + ROUNDING < now:  # interrupted before it parked: nobody waits there
+                self._quit_locked(head)
+                continue
             ticket = self._next_locked(head, now)
             if ticket is None:
                 if self._is_early_locked(head, now):
@@ -202,7 +213,7 @@ class QueuedGate(Gate):
         return woken
 
     def _head_locked(self) -> Waiter | None:
-        return next(iter(self._line), None)
+        return _first(self._line)
 
     def _grant_locked(self, head: Waiter, ticket: Ticket, woken: list[Waiter]) -> None:
         if self._line.pop(head, _ABSENT) is _ABSENT:  # a handler served or cancelled it between
@@ -247,7 +258,7 @@ class QueuedGate(Gate):
         """A loop that was closed after it was woken, and before its task ran, will never claim its ticket."""
         while self._granted:
             with self._lock:
-                waiter = next(iter(self._granted), None)
+                waiter = _first(self._granted)
             if waiter is None or waiter.loop is None or not waiter.loop.is_closed():
                 return
             self.leave(waiter)

@@ -270,9 +270,9 @@ class TestRunning:
     def test_a_child_begins_anew(self) -> None:
         """Who waits, waits in the parent."""
         retry = Retry()
-        retry.waits(1)
+        retry.waiting.add(self)
         retry.after_fork_in_child()
-        retry.waits(-1)
+        retry.waiting.discard(self)
         assert retry.snapshot().waiting == 0
 
     def test_tenacity_is_imported_for_its_own_objects_only(self) -> None:

@@ -80,9 +80,10 @@ class HalfOpen(CircuitState):
                 info = self._opened.info
                 reason = because("half-open, its probes are under way", info)
                 return Rejection(min(max(soonest, 0.0), 1.0), info, reason)
-            token = object()
-            self._live[token] = (now + self._lease(limit), now)
-            return Probe(self, token)
+            token, lease = object(), now + self._lease(limit)
+            probe = Probe(self, token)  # first: when it is lost to an interrupt its place is not
+            self._live[token] = (lease, now)
+            return probe
 
     def settle_probe(
         self,
@@ -169,7 +170,7 @@ class HalfOpen(CircuitState):
 class Probe:
     """The permit of one call in half-open. Dropped unsettled, it gives its place back."""
 
-    __slots__ = ("_state", "_token")
+    __slots__ = ("_state", "_token")  # the token last: with it the probe is whole
 
     def __init__(self, state: HalfOpen, token: object) -> None:
         self._state = state
@@ -188,4 +189,5 @@ class Probe:
         self._state.settle_probe(self._token, IGNORED, 0.0, 0.0, None, sent=False)
 
     def __del__(self) -> None:
-        self._state.dropped.append(self._token)  # an append only: a lock taken inside a GC run can deadlock
+        if hasattr(self, "_token"):  # else interrupted while it was made
+            self._state.dropped.append(self._token)  # an append only: a lock taken inside a GC run can deadlock

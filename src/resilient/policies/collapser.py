@@ -133,7 +133,8 @@ class Collapser(Generic[K, V]):
         self._clock = clock or SYSTEM_CLOCK
         self._lock = threading.RLock()  # reentrant: a signal handler, or a waiter that is garbage, may come in between
         self._open: dict[asyncio.AbstractEventLoop | None, Batch] = {}  # by event loop; None: of all threads
-        self._waiting = self._calls = self._batches = self._keys = 0
+        self._waiting: set[object] = set()  # a mark per caller, added and discarded in one step even when interrupted
+        self._calls = self._batches = self._keys = 0
         self.name = names.claim(self.kind, policy_name("Collapser", name), self)
         forget_on_fork(self)
 
@@ -172,7 +173,7 @@ class Collapser(Generic[K, V]):
     def snapshot(self) -> CollapserSnapshot:
         """Counts of one moment."""
         with self._lock:
-            return CollapserSnapshot(self.name, self._waiting, self._calls, self._batches, self._keys)
+            return CollapserSnapshot(self.name, len(self._waiting), self._calls, self._batches, self._keys)
 
     def take_settings(self, other: Self) -> None:
         """Go on with the settings of `other`; batches that wait keep their delay."""
@@ -186,11 +187,12 @@ class Collapser(Generic[K, V]):
         """A new lock; the batches of the parent's threads are made there."""
         self._lock = threading.RLock()
         self._open = {}
-        self._waiting = 0
+        self._waiting = set()
 
     def _asked(self, key: Hashable) -> Any:
         limit = limit_of_caller(self._clock)
-        batch, slot, leads = self._join(key, None)
+        caller = object()
+        batch, slot, leads = self._join(key, None, caller)
         here = leads and limit is None
         try:
             if here:
@@ -198,13 +200,14 @@ class Collapser(Generic[K, V]):
             elif leads:
                 batch.thread = None
                 self._lead_in_worker(batch, loose_context())
+                leads = False  # a worker does
             slot.wait(self._clock, limit)
             return take(slot)
         except BaseException:
-            self._give_up(batch, key, slot, leads=here)
+            self._give_up(batch, key, slot, leads=leads)
             raise
         finally:
-            self._gone()
+            self._waiting.discard(caller)
             del batch, slot  # an error's traceback holds this frame
 
     async def _asked_async(self, key: Hashable) -> Any:
@@ -212,7 +215,8 @@ class Collapser(Generic[K, V]):
 
         limit = limit_of_caller(self._clock)
         loop = asyncio.get_running_loop()
-        batch, slot, leads = self._join(key, loop)
+        caller = object()
+        batch, slot, leads = self._join(key, loop, caller)
         try:
             if leads:
                 batch.context = loose_context()
@@ -228,13 +232,13 @@ class Collapser(Generic[K, V]):
             self._leave(batch, key, slot, loop, drop=True)
             raise
         finally:
-            self._gone()
+            self._waiting.discard(caller)
             del batch, slot  # an error's traceback holds this frame
 
-    def _join(self, key: Hashable, place: asyncio.AbstractEventLoop | None) -> tuple[Batch, Slot, bool]:
+    def _join(self, key: Hashable, place: asyncio.AbstractEventLoop | None, caller: object) -> tuple[Batch, Slot, bool]:
         batch: Batch | None = None
         slot: Slot | None = None
-        leads = full = counted = False
+        leads = full = False
         thread = threading.get_ident() if place is None else None
         try:
             with self._lock:
@@ -249,11 +253,10 @@ class Collapser(Generic[K, V]):
                     slot = batch.slots[key] = Slot()
                 else:
                     slot.callers += 1
-                self._waiting += 1
-                counted = True
+                self._waiting.add(caller)
                 full = len(batch.slots) >= self.settings.max_size
                 if full and self._open.get(place) is batch:
-                    del self._open[place]
+                    self._open.pop(place, None)  # not `del`: a signal handler's batch may have come and gone between
             if full:
                 batch.full.set()
             if leads and place is not None:
@@ -261,8 +264,7 @@ class Collapser(Generic[K, V]):
         except BaseException:  # an interrupt, or a key's `__eq__`: a batch that nobody leads would never start
             if batch is not None:
                 self._give_up(batch, key, slot, leads=leads and place is None, place=place)
-            if counted:
-                self._gone()
+            self._waiting.discard(caller)
             raise
         return batch, slot, leads
 
@@ -283,7 +285,13 @@ class Collapser(Generic[K, V]):
     ) -> None:
         """One caller goes; where it was to make the call in its thread, a worker makes it for the others."""
         others = self._leave(batch, key, slot, place, drop=leads or place is not None)
-        if others and leads and any(other.callers and not other.done for other in batch.slots.values()):
+        if not (others and leads):
+            return
+        slots = tuple(batch.slots.values())
+        for other in slots:
+            if other.done:
+                other.settle()  # interrupted in there: who waits for it may not have been woken
+        if any(other.callers and not other.done for other in slots):
             batch.full.set()  # no more delay for them
             with contextlib.suppress(BulkheadFullError):  # they are told
                 self._lead_in_worker(batch, loose_context())
@@ -299,17 +307,13 @@ class Collapser(Generic[K, V]):
                     batch.slots.pop(key, None)
             others = any(other.callers for other in batch.slots.values())
             if drop and not others and self._open.get(place) is batch:
-                del self._open[place]
+                self._open.pop(place, None)
         if drop and not others:
             if batch.cancel_timer is not None:
                 batch.cancel_timer()
             if batch.task is not None:
                 batch.task.cancel()
         return others
-
-    def _gone(self) -> None:
-        with self._lock:
-            self._waiting -= 1
 
     def _start(self, batch: Batch, place: asyncio.AbstractEventLoop | None) -> dict[Hashable, Slot]:
         """Close a batch to make its call; the keys for which somebody still waits."""
@@ -323,7 +327,7 @@ class Collapser(Generic[K, V]):
     def _close(self, batch: Batch, place: asyncio.AbstractEventLoop | None) -> dict[Hashable, Slot]:
         with self._lock:
             if self._open.get(place) is batch:
-                del self._open[place]
+                self._open.pop(place, None)
             batch.started = True
             return {key: slot for key, slot in batch.slots.items() if slot.callers and not slot.done}
 
@@ -349,7 +353,7 @@ class Collapser(Generic[K, V]):
 
         try:
             WORKERS.start(run, policy=self.name)
-        except BaseException as error:
+        except Exception as error:  # an interrupt is the caller's alone: `_give_up` looks for somebody else
             fail(self._close(batch, None), error)
             del batch  # likewise
             raise

@@ -297,7 +297,7 @@ class ConcurrencyLimiter(Gate):
                     self._rtt = sample.rtt
                     if len(self._samples.queue) < _BACKLOG:
                         self._samples.queue.append(sample)
-        self._samples.drain()
+        self._samples.drain(most=_BACKLOG)  # a slow algorithm must not keep a caller for as long as others call
 
     def _release_locked(self, place: Place) -> None:
         place.holders -= 1

@@ -126,7 +126,8 @@ class Retry(Policy[Never]):
         self._own_budget = budget is None
         self.budget = RetryBudget(clock=self._clock) if budget is None else budget
         self._lock = threading.RLock()  # reentrant: a signal handler may call through here
-        self._waiting = self._retries = self._recovered = self._gave_up = self._refused = 0
+        self.waiting: set[object] = set()  # for an attempt; added and discarded in one step, even when interrupted
+        self._retries = self._recovered = self._gave_up = self._refused = 0
         super().__init__(name)
         forget_on_fork(self)
 
@@ -220,7 +221,9 @@ class Retry(Policy[Never]):
     def snapshot(self) -> RetrySnapshot:
         """Counts of one moment: consistent, cheap, plain data."""
         with self._lock:
-            return RetrySnapshot(self.name, self._waiting, self._retries, self._recovered, self._gave_up, self._refused)
+            return RetrySnapshot(
+                self.name, len(self.waiting), self._retries, self._recovered, self._gave_up, self._refused
+            )
 
     def reset(self) -> None:
         """Counts are zero, those of an own budget too; calls under way go on."""
@@ -281,7 +284,7 @@ class Retry(Policy[Never]):
     def after_fork_in_child(self) -> None:
         """Who waits, waits in the parent."""
         self._lock = threading.RLock()
-        self._waiting = 0
+        self.waiting = set()
 
     # --- layers -----------------------------------------------------------------------------------------------------
 
@@ -348,11 +351,6 @@ class Retry(Policy[Never]):
         return delay
 
     # --- telling ----------------------------------------------------------------------------------------------------
-
-    def waits(self, change: int) -> None:
-        """One caller more, or less, waits for its next attempt."""
-        with self._lock:
-            self._waiting = max(0, self._waiting + change)
 
     def tell_scheduled(self, attempt: int, delay: float, outcome: object, *, raised: bool) -> None:
         """There will be another attempt."""

@@ -231,11 +231,12 @@ class Repetition:
                 if discarded is not None:
                     close(discarded)
                     del discarded
-                self._retry.waits(1)
+                waiting = self._retry.waiting
                 try:
+                    waiting.add(self)
                     sleep(self.delay)
                 finally:
-                    self._retry.waits(-1)
+                    waiting.discard(self)
                 self._begin()
                 try:
                     result = call(self._fn, self._args, self._kwargs)
@@ -265,11 +266,12 @@ class Repetition:
                 if discarded is not None:
                     await aclose(discarded)
                     del discarded
-                self._retry.waits(1)
+                waiting = self._retry.waiting
                 try:
+                    waiting.add(self)
                     await sleep(self.delay)
                 finally:
-                    self._retry.waits(-1)
+                    waiting.discard(self)
                 self._begin()
                 try:
                     result = await call(self._fn, self._args, self._kwargs)

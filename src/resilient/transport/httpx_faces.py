@@ -191,11 +191,11 @@ class SyncTransport(Face[Request, Response, Limits, Pool]):
     def _pause(self, exchange: Exchange, seconds: float) -> None:
         retry = exchange.retry
         assert retry is not None  # nobody else waits
-        retry.waits(1)
         try:
+            retry.waiting.add(exchange)
             self._core.clock.sleep(seconds)
         finally:
-            retry.waits(-1)
+            retry.waiting.discard(exchange)
 
     def _attempt(self, call: Call, exchange: Exchange, request: Request) -> Any:
         attempt = exchange.attempt() if call.missing is None else call.choose(exchange)
@@ -322,11 +322,11 @@ class AsyncTransport(Face[Request, Response, Limits, Pool]):
     async def _pause(self, exchange: Exchange, seconds: float) -> None:
         retry = exchange.retry
         assert retry is not None  # nobody else waits
-        retry.waits(1)
         try:
+            retry.waiting.add(exchange)
             await self._core.clock.sleep_async(seconds)
         finally:
-            retry.waits(-1)
+            retry.waiting.discard(exchange)
 
     async def _attempt(self, call: Call, exchange: Exchange, pools: Pools[Any], request: Request) -> Any:
         attempt = exchange.attempt() if call.missing is None else call.choose(exchange)
