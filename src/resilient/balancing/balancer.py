@@ -207,6 +207,8 @@ class Balancer:
         choose = asked_under_lock(strategy)
         host = None if choose else ask(strategy, fleet, key, tried)
         with book.lock:
+            if book.dropped:
+                book.drain_locked()
             if host is None:
                 assert choose is not None
                 host = choose(fleet, key, tried)

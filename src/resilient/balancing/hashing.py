@@ -129,8 +129,11 @@ def _its_turn(host: Host) -> bool:
     return True
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
+def _hash(key: str) -> int:
+    given: object = key  # what a caller without a type checker may pass
+    if not isinstance(given, str):
+        raise TypeError(f"key must be text, not {key!r}")
+    return int.from_bytes(hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
 
 
 def _points(instance: Instance, count: int) -> list[int]:
