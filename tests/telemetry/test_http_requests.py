@@ -133,6 +133,25 @@ async def test_without_a_router_there_is_no_template() -> None:
     assert {uri: value for (_, uri, *_), value in counts(registry).items()} == {"UNKNOWN": 2, "root": 1}
 
 
+async def test_a_mounted_value_is_no_label_however_it_is_spelled() -> None:
+    """A converter reads 007 as 7: what was sent is not what the route has."""
+    registry = CollectorRegistry()
+    app = Starlette(routes=[Mount("/tenants/{tenant:int}", routes=[Route("/orders", hello)])])
+    await ask(HttpRequestMetrics(app, registry=registry), "/tenants/007/orders", "/tenants/0007/orders")
+    assert list(counts(registry).values()) == [2]
+    [(_, uri, *_)] = counts(registry)
+    assert "07" not in uri
+
+
+async def test_a_template_that_fails_fails_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    """The request is counted, and what went wrong is logged."""
+    registry = CollectorRegistry()
+    app = HttpRequestMetrics(PlainTextResponse("x"), registry=registry, template=lambda scope: str(scope["nothing"]))
+    await ask(app, "/a", "/b")
+    assert list(counts(registry).values()) == [2]
+    assert "nothing" in caplog.text
+
+
 async def test_sum_and_maximum_are_seconds_and_the_maximum_fades(clock: VirtualClock) -> None:
     """The sum stays; the maximum is that of the last one to two minutes."""
     registry, seconds = CollectorRegistry(), [0.5, 2.0, 1.0]

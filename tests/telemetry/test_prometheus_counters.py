@@ -188,6 +188,18 @@ def test_an_older_reading_that_arrives_late_is_no_reset() -> None:
     assert ledger.totals({}, older) == {series: 10.0}
 
 
+def test_a_member_that_left_does_not_come_back_with_an_older_reading() -> None:
+    """What it counted is kept once, at this scrape and at every later one."""
+    ledger, one, two = Ledger(), Thing(), Thing()
+    series, first, second = ("calls", "", "db"), weakref.ref(one), weakref.ref(two)
+    ledger.totals({series: {first: 100.0, second: 1.0}}, ledger.begin())
+    older = ledger.begin()
+    newer = ledger.begin()
+    assert ledger.totals({series: {second: 1.0}}, newer) == {series: 101.0}
+    assert ledger.totals({series: {first: 100.0, second: 1.0}}, older) == {series: 101.0}
+    assert ledger.totals({series: {second: 1.0}}, ledger.begin()) == {series: 101.0}
+
+
 def test_a_reset_and_a_departure_keep_what_was_counted() -> None:
     """A smaller value in a newer reading was a reset; a member that is missing from it is gone."""
     ledger, one, two = Ledger(), Thing(), Thing()
