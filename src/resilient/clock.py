@@ -1,7 +1,8 @@
 """Where time comes from, and what a fork does to it.
 
-Nothing else in the library waits, sleeps or reads a clock. Every policy takes `clock=`; tests hand in a
-`resilient.testing.VirtualClock`. The wall clock appears only in registry wire formats (`wall_ms`).
+Nothing else in the library waits, sleeps or reads a clock. Every policy that needs the time takes `clock=`;
+tests hand in a `resilient.testing.VirtualClock`. The wall clock is read only where a date comes from or goes outside:
+registry wire formats and foreign stores (`wall_ms`), a `Retry-After` date.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ REAL_CLOCK: Clock = SystemClock()
 
 
 def wall_ms() -> int:
-    """The wall clock in epoch milliseconds, for registry wire formats only; never used to measure."""
+    """The wall clock in epoch milliseconds, for wire formats and foreign stores only; never used to measure."""
     return time.time_ns() // 1_000_000
 
 

@@ -224,16 +224,25 @@ def test_a_service_that_hangs_does_not_touch_another() -> None:
             try:
                 for wire in wires:
                     wire.send(b"GET /stuck HTTP/1.1\r\nhost: g\r\n\r\n")
-                wait_until(lambda: "150 requests under way" in repr(made), what="the stuck requests")
+                wait_until(lambda: ", 150 requests under way" in repr(made), what="the stuck requests")
                 with ThreadPoolExecutor(4) as crowd, httpx.Client(base_url=front.url) as client:
                     found = list(crowd.map(lambda _: client.get("/fine").status_code, range(60)))
-                assert "150 requests under way" in repr(made)
+                assert ", 150 requests under way" in repr(made)
             finally:
                 for wire in wires:
                     wire.reset()
-            wait_until(lambda: "0 requests under way" in repr(made), what="the end of the stuck requests")
+            wait_until(lambda: ", 0 requests under way" in repr(made), what="the end of the stuck requests")
     assert found == [200] * 60
     assert len(up.requests) == 60
+
+
+def test_a_rate_that_is_used_up_is_told_as_such() -> None:
+    """With the seconds until there is room again."""
+    with gateway_to(Upstream(), {"rate_limiter": {"limit": 1, "per": 60.0}}) as (front, _):
+        assert httpx.get(front.url).status_code == 200
+        late = httpx.get(front.url)
+    assert (late.status_code, late.json()["detail"]) == (503, "'up' has had as many requests lately as it may have.")
+    assert 50 <= int(late.headers["retry-after"]) <= 60
 
 
 def test_a_full_bulkhead_refuses_at_once_and_keeps_others_out_of_it() -> None:

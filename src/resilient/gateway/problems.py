@@ -15,6 +15,7 @@ from resilient.errors import (
     CircuitOpenError,
     DeadlineExceededError,
     NoInstanceError,
+    RateLimitedError,
     RejectedError,
     ResilienceError,
 )
@@ -84,6 +85,8 @@ def described(error: Exception, route: str) -> tuple[int, str, float | None]:
         return 503, f"No instance of {route!r} is there at the moment.", wait
     if isinstance(error, (DeadlineExceededError, CallTimeoutError)):
         return 504, f"{route!r} did not answer in time.", None
+    if isinstance(error, RateLimitedError):
+        return 503, f"{route!r} has had as many requests lately as it may have.", wait
     if isinstance(error, (RejectedError, httpx.PoolTimeout)):
         return 503, f"{route!r} has as many requests under way as it may have.", wait
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
