@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 
-from resilient import CallTimeoutError, CircuitBreaker, Deadline, Fallback, Pipeline, Retry
+from resilient import (
+    Bulkhead,
+    CallTimeoutError,
+    CircuitBreaker,
+    ConcurrencyLimiter,
+    Deadline,
+    Fallback,
+    Pipeline,
+    Retry,
+)
 from resilient.discovery import Instance
 from resilient.testing import VirtualClock
 from tests.listed import Listed
@@ -27,6 +36,7 @@ from resilient.transport.requests import ResilientAdapter  # noqa: E402  # likew
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 BUSY = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nretry-after: 30\r\n\r\n"
+LONG = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n" + bytes(1_000_000)
 CUT = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok"
 
 
@@ -184,6 +194,60 @@ def test_the_callers_deadline_holds_for_a_body_of_requests(peer: Callable[..., P
             _ = answer.content
         assert isinstance(late.value, requests.RequestException)
         assert failures(http.get_adapter("http://producer/")) == 0
+
+
+async def test_a_body_of_aiohttp_that_breaks_is_the_instances_failure(peer: Callable[..., Peer]) -> None:
+    """One that the caller closes is nobody's."""
+    middleware = ResilientClientMiddleware(Listed(peer(CUT).instance("a")), policies=at_once)
+    async with aiohttp.ClientSession(middlewares=[middleware]) as http:
+        answer = await http.get("http://producer/")
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+        assert failures(middleware) == 1
+    unread = ResilientClientMiddleware(
+        Listed(peer(LONG).instance("a")), policies=lambda _key: Pipeline(Retry(attempts=1))
+    )
+    async with aiohttp.ClientSession(middlewares=[unread]) as http:
+        (await http.get("http://producer/")).close()
+        assert failures(unread) == 0
+    for one in (middleware, unread):
+        assert one.balancer("producer").snapshot().in_flight == 0
+
+
+GATES = pytest.mark.parametrize("make", [lambda: Bulkhead(1), ConcurrencyLimiter], ids=["bulkhead", "limiter"])
+
+
+@GATES
+def test_32_a_place_is_held_until_a_body_of_requests_ends(peer: Callable[..., Peer], make: Callable[[], Any]) -> None:
+    """Read or closed; the answer of a failed attempt holds none."""
+    gate = make()
+    fleet = Listed(peer(BUSY).instance("a"), peer(LONG).instance("b"))
+    with session(fleet, policies=lambda _key: Pipeline(Retry(wait=0.0), gate)) as http:
+        for end in ("read", "close"):
+            answer = http.get("http://producer/", stream=True)
+            assert (answer.status_code, gate.snapshot().in_flight) == (200, 1)
+            if end == "read":
+                assert len(answer.content) == 1_000_000
+            answer.close()
+            assert gate.snapshot().in_flight == 0
+
+
+@GATES
+async def test_32_a_place_is_held_until_a_body_of_aiohttp_ends(
+    peer: Callable[..., Peer], make: Callable[[], Any]
+) -> None:
+    """The same."""
+    gate = make()
+    fleet = Listed(peer(BUSY).instance("a"), peer(LONG).instance("b"))
+    middleware = ResilientClientMiddleware(fleet, policies=lambda _key: Pipeline(Retry(wait=0.0), gate))
+    async with aiohttp.ClientSession(middlewares=[middleware]) as http:
+        for end in ("read", "close"):
+            answer = await http.get("http://producer/")
+            assert (answer.status, gate.snapshot().in_flight) == (200, 1)
+            if end == "read":
+                assert len(await answer.read()) == 1_000_000
+            answer.close()
+            assert gate.snapshot().in_flight == 0
 
 
 # --- policies -------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
+from resilient import places
 from resilient.balancing import Balancer, RoundRobin, Strategy
 from resilient.clock import SYSTEM_CLOCK, Clock
 from resilient.deadline import current_limit
@@ -123,6 +124,9 @@ class ResilientClientMiddleware:
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> Answer:
         """Send one request: balanced, guarded."""
         call = _Call(self, request, handler)
+        outer = places.collected.get()
+        if call.plan.holds:
+            places.collected.set(call.places)
         answer: Any = None
         try:
             await call.wait_once()
@@ -143,6 +147,8 @@ class ResilientClientMiddleware:
             finally:
                 del leaving  # its traceback holds this frame
         finally:
+            if call.plan.holds:
+                places.collected.set(outer)
             request.url = call.url
             for other in call.answers:
                 if other is not answer:
@@ -168,6 +174,7 @@ class _Call:
         self._said = request.headers.get(DEADLINE_HEADER)
         self._missing: NoInstanceError | None = None
         self.url = request.url
+        self.places: list[places.Place] = []  # taken by this call's policies, filled by their layers
         self.answers: list[Answer] = []
         host, port = self.url.host or "", self.url.explicit_port
         if port == {"http": 80, "https": 443}.get(self.url.scheme):
@@ -283,9 +290,10 @@ class _Call:
         pause = retry_after(response) if response.status in {429, 503} else None
         holding = attempt.answered(response.status, retry_after=pause)
         response.resilient = {"instance": attempt.instance, "attempts": exchange.attempts}  # type: ignore[attr-defined]  # told there
-        _hold(response, holding)
+        failed = failed_call(response.status)
+        _hold(response, holding, () if failed else tuple(place for place in self.places if place.retain()))
         self.answers.append(response)
-        if not failed_call(response.status):
+        if not failed:
             exchange.went_well()
             return response
         error = errors.FailedAnswer(response)
@@ -296,13 +304,23 @@ class _Call:
             del error  # its traceback holds this frame
 
 
-def _hold(response: Answer, holding: Holding) -> None:
+def _hold(response: Answer, holding: Holding, kept: tuple[places.Place, ...]) -> None:
     """Until the body has come, or else until the answer is closed or dropped."""
+
+    def end() -> None:
+        for place in kept:
+            place.release()
+        error = response.content.exception()
+        if isinstance(error, aiohttp.ClientPayloadError):  # any other is of whoever closed it
+            holding.broke(error, Trouble.BROKEN)
+        else:
+            holding.ended()
+
     connection = response.connection
     if connection is None:  # it has come already
-        holding.ended()
+        end()
     else:
-        connection.add_callback(holding.ended)
+        connection.add_callback(end)
 
 
 def _trouble_of(error: BaseException) -> Trouble:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from resilient import places
 from resilient.balancing import Balancer, RoundRobin, Strategy
 from resilient.checks import whole
 from resilient.clock import SYSTEM_CLOCK, Clock
@@ -197,6 +198,7 @@ class _Call:
         self._until = current_limit.get()
         self._sent = False
         self._missing: NoInstanceError | None = None
+        self._held_before = len(places.held.places)  # by this thread, for what is further out
         self.answers: list[requests.Response] = []
         host, port = self._url.hostname or "", self._url.port
         if port == {"http": 80, "https": 443}.get(self._url.scheme):
@@ -321,10 +323,13 @@ class _Call:
         response.request, response.url = self._request, str(self._request.url)
         response.cookies = RequestsCookieJar()  # of the name, not of the address
         extract_cookies_to_jar(response.cookies, self._request, response.raw)  # type: ignore[no-untyped-call]  # requests has no types there
-        response.raw = RawBody(response.raw, holding, place, self._until, self.key)
+        failed = failed_call(response.status_code)
+        mine = places.held.places[self._held_before :] if self.plan.holds and not failed else ()
+        kept = tuple(one for one in mine if one.retain())  # until the body ends
+        response.raw = RawBody(response.raw, holding, place, self._until, self.key, kept)
         response.resilient = {"instance": attempt.instance, "attempts": exchange.attempts}  # type: ignore[attr-defined]  # told there
         self.answers.append(response)
-        if not failed_call(response.status_code):
+        if not failed:
             exchange.went_well()
             return response
         text = f"{response.status_code} {response.reason} from {exchange.describe()}"

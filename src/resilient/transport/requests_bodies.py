@@ -7,6 +7,7 @@ from typing import Any
 
 from requests.adapters import HTTPAdapter
 
+from resilient import places
 from resilient.errors import ResilienceError
 from resilient.transport.exchange import Holding
 from resilient.transport.pools import Place
@@ -29,10 +30,13 @@ class InstancePool(HTTPAdapter):
 
 
 class RawBody:
-    """urllib3's response; gives back the lease and the place in the pool when it has been read or is closed."""
+    """urllib3's response; gives back what it holds when it has been read or is closed: lease, pool, `kept` places."""
 
-    def __init__(self, raw: Any, holding: Holding, place: Place[Any], until: Any, key: str) -> None:
+    def __init__(
+        self, raw: Any, holding: Holding, place: Place[Any], until: Any, key: str, kept: tuple[places.Place, ...]
+    ) -> None:
         self._raw = raw
+        self._kept = kept
         self._held: tuple[Holding, Place[Any]] | None = (holding, place)
         self._until = until
         self._key = key
@@ -93,6 +97,9 @@ class RawBody:
         if held is None:
             return
         held[1].free()
+        kept, self._kept = self._kept, ()
+        for one in kept:
+            one.release()
         if error is None or isinstance(error, ResilienceError):
             held[0].ended()
         else:
