@@ -177,7 +177,7 @@ def aqueued(gate: Line, inner: AsyncCall, limit: float, given: Classification) -
                 settle_error(ticket, error, classify, ended - started, ended, limit)
             raise
         finally:
-            if places is not None:
+            if places is not None and ticket in places:  # not when interrupted just before
                 places.remove(ticket)
         if bad:
             ticket.settle(FAILURE, ended - started, ended, None)

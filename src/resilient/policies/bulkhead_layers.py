@@ -72,7 +72,7 @@ def aplaced(bulkhead: Bulkhead, inner: AsyncCall, limit: float) -> AsyncCall:
                 return await result
             return await inner(fn, args, kwargs)
         finally:
-            if places is not None:
+            if places is not None and place in places:  # not when interrupted just before
                 places.remove(place)
             free(place)
 
