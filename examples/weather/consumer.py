@@ -26,10 +26,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from examples.support.serving import listen, log_to_stderr, serve
 from examples.weather.pages.rendering import Behind, Form, page, stylesheet
 from examples.weather.place import BadPlaceError, Place
 from examples.weather.report import WeatherReport, empty, out_of_date
-from examples.weather.serving import listen, log_to_stderr, serve
 from resilient import CircuitBreaker, Command, ConfigError, Fallback, RejectedError, StaleCache, command
 from resilient.discovery import Discovery
 from resilient.transport import AsyncResilientTransport

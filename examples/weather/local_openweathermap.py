@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from examples.weather.serving import listen, serve
+from examples.support.serving import listen, serve
 
 DEMO_KEY = "demo"
 MODES = ("ok", "slow", "hang", "500", "429", "refuse", "garbage", "missing")

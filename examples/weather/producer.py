@@ -23,10 +23,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from examples.support.serving import HOST, address_of, listen, log_to_stderr, serve
 from examples.weather.openweathermap import OpenWeatherMap, TooManyRequestsError, UnknownPlaceError
 from examples.weather.place import BadPlaceError, Place
 from examples.weather.report import WeatherReport, empty, out_of_date
-from examples.weather.serving import HOST, address_of, listen, log_to_stderr, serve
 from resilient import CircuitBreaker, Command, ConfigError, Fallback, StaleCache, command
 from resilient.discovery import Registry
 from resilient.policies.shared_cache import RedisCache

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import signal
 import sys
 from pathlib import Path
 
@@ -11,16 +9,11 @@ _NEEDED = ("resilient", "starlette", "uvicorn", "jinja2", "httpx")
 
 
 def main() -> int:
-    """Run the demo, or say what is missing; the exit status."""
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # quiet from the first moment; the demo takes over
+    """Run the demo; the exit status."""
     sys.path[0] = str(Path(__file__).resolve().parents[2])
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f"demo: there is no {' and no '.join(missing)} here; `make demo` installs it", file=sys.stderr)
-        return 1
-    from examples.weather import demo
+    from examples.support.beginning import begin
 
-    return demo.main()
+    return begin("examples.weather.demo", needed=_NEEDED, command="make demo")
 
 
 if __name__ == "__main__":

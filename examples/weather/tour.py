@@ -1,24 +1,18 @@
-"""The tour: breaks things on purpose, looks at the page as a user would, and says whether each promise held."""
+"""The tour of the weather application: looks at the page as a user would, while things are broken on purpose."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable
 
-import httpx
-
+from examples.support import tour
 from examples.weather.browser import Browser, Seen
-from examples.weather.processes import StartError
 from examples.weather.system import WeatherSystem
-
-T = TypeVar("T")
 
 _REAL_API_PAUSE = 0.5  # seconds between two searches: a free key has 60 a minute
 
 
-class Tour:
+class Tour(tour.Tour):
     """What every step of the tour works with.
 
     Args:
@@ -28,12 +22,11 @@ class Tour:
     """
 
     def __init__(self, system: WeatherSystem, browser: Browser, out: Callable[[str], None] = print) -> None:
+        super().__init__(out)
         self.system = system
         self.browser = browser
-        self.held = 0
-        self.failed: list[str] = []
-        self.skipped = 0
-        self._out = out
+        if self.real_api:
+            self.pause = _REAL_API_PAUSE
 
     @property
     def real_api(self) -> bool:
@@ -45,59 +38,11 @@ class Tour:
         """How many users search at the same time."""
         return 1 if self.real_api else 3
 
-    @property
-    def pause(self) -> float:
-        """Seconds between two searches of one user."""
-        return _REAL_API_PAUSE if self.real_api else 0.03
-
-    def run(self, steps: Sequence[Callable[[Tour], None]]) -> bool:
-        """Take the steps in turn; whether everything held. A step that breaks down does not end the tour."""
-        started = time.monotonic()
-        for number, step in enumerate(steps, 1):
-            title = (step.__doc__ or step.__name__).partition("\n")[0].rstrip(".")
-            self._out(f"\n{number}. {title}")
-            try:
-                step(self)
-            except (httpx.HTTPError, OSError, RuntimeError, LookupError, StartError) as error:
-                self.check(False, f"this step could be taken to its end ({type(error).__name__}: {error})")
-        skipped = f", {self.skipped} parts skipped" if self.skipped else ""
-        end = time.monotonic() - started
-        if not self.failed:
-            self._out(f"\nAll {self.held} promises held{skipped}, in {end:.0f} seconds.")
-            return True
-        self._out(f"\n{len(self.failed)} of {self.held + len(self.failed)} promises did not hold{skipped}:")
-        for promise in self.failed:
-            self._out(f"  - {promise}")
-        return False
-
-    def say(self, text: str) -> None:
-        """What happens, for people."""
-        self._out(f"     {text}")
-
-    def shows(self, seen: Seen) -> Seen:
-        """What a user's browser shows."""
-        self._out(f"   > {seen}")
-        return seen
-
-    def check(self, held: object, promise: str) -> None:
-        """Whether a promise held."""
-        self._out(f"   [{'held' if held else 'did not hold'}] {promise}")
-        if held:
-            self.held += 1
-        else:
-            self.failed.append(promise)
-
-    def skip(self) -> None:
-        """Leave out what needs an OpenWeatherMap which fails on demand."""
-        self.skipped += 1
-        self._out("   [skipped] the real OpenWeatherMap cannot be told to fail")
-
-    def wait_for(self, condition: Callable[[], T], *, within: float = 10.0) -> T:
-        """Look again and again until it is so, or time is up; the last that was seen."""
-        deadline = time.monotonic() + within
-        while not (found := condition()) and time.monotonic() < deadline:
-            time.sleep(self.pause)
-        return found
+    def skip_without_moods(self) -> bool:
+        """Whether to leave out what needs an OpenWeatherMap which fails on demand."""
+        if self.real_api:
+            self.skip("the real OpenWeatherMap cannot be told to fail")
+        return self.real_api
 
     def look_until(
         self, wanted: Callable[[Seen], bool], zip_code: str, *, by: set[str] | None = None, within: float = 15.0

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from examples.weather import run
-from tests.examples.weather_demo import Demo
+from tests.examples.demos import Demo
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(90)

@@ -11,7 +11,7 @@ import pytest
 from examples.weather.browser import Browser
 from examples.weather.system import Options, WeatherSystem
 from examples.weather.tour import Tour
-from tests.examples.weather_demo import Demo
+from tests.examples.demos import Demo
 
 
 @pytest.mark.timeout(150)

@@ -12,8 +12,8 @@ import httpx
 import uvicorn
 from starlette.types import ASGIApp
 
+from examples.support.serving import address_of, listen
 from examples.weather.local_openweathermap import Mood, make_app, protocol_of
-from examples.weather.serving import address_of, listen
 from tests.waiting import wait_until
 
 

@@ -16,7 +16,7 @@ import psutil
 from tests.waiting import wait_until
 
 _ROOT = Path(__file__).resolve().parents[2]
-_MARK = "WEATHER_DEMO_TEST"
+_MARK = "RESILIENT_DEMO_TEST"
 
 
 class Demo:
@@ -24,9 +24,10 @@ class Demo:
 
     Args:
         arguments: the command line; the registry takes any free port unless these say otherwise.
+        example: which one.
     """
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, example: str = "weather") -> None:
         port = () if "--registry-port" in arguments else ("--registry-port", "0")
         self._mark = uuid.uuid4().hex
         self._folder = tempfile.TemporaryDirectory(prefix="demo-test-")
@@ -35,7 +36,7 @@ class Demo:
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         with (self.folder / "output").open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "examples/weather/run.py", *port, *arguments],
+                [sys.executable, f"examples/{example}/run.py", *port, *arguments],
                 cwd=_ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

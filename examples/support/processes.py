@@ -43,7 +43,7 @@ class Service:
         self._log = logs / f"{name.replace(' ', '-')}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603  # our own modules
-                [sys.executable, "-m", "examples.weather.leash", module, *arguments],
+                [sys.executable, "-m", "examples.support.leash", module, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""How each of these services is served: uvicorn on a free port of the loopback interface."""
+"""How the services of the examples are served: uvicorn on a free port of the loopback interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a module that ends when whoever started it ends: `python -m examples.weather.leash MODULE ARGUMENTS…`.
+"""Run a module that ends when whoever started it ends: `python -m examples.support.leash MODULE ARGUMENTS…`.
 
 The parent keeps the other end of our standard input. When it goes away, whatever way, even by `kill -9`, the system
 closes that end, and we ask ourselves to stop. So a demo that was killed leaves nothing running, on every POSIX system.
