@@ -2,8 +2,9 @@
 
 CPython runs the handlers of signals between two instructions of the main thread: where a function begins, after a call
 into C, where a loop jumps back. What such a handler raises (Ctrl-C, a soft time limit) leaves from there, and what it
-calls is called there. Neither has to wait for chance: a trace function asks for the signal just before an instruction
-after which handlers may run, without calling anything more, and the interpreter delivers it at the next such place.
+calls is called there. Neither has to wait for chance: what watches each instruction (a trace function, from CPython
+3.12 on `sys.monitoring`) asks for the signal just before one after which handlers may run, without calling anything
+more, and the interpreter delivers it at the next such place.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import functools
 import gc
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -22,20 +24,16 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
-import pytest
-
 import resilient
 
 S = TypeVar("S")
-
-needs_opcodes = pytest.mark.skipif(
-    sys.version_info >= (3, 12), reason="the sweep follows the opcodes of CPython 3.11; later ones trace them otherwise"
-)
 
 _LIBRARY = str(Path(resilient.__file__).parent)
 _PLACES = ("CALL", "RESUME", "JUMP_BACKWARD", "POP_JUMP_BACKWARD")  # how the names of such instructions begin
 _SWALLOWED = {"__del__", "_remove"}  # the second is a WeakSet's callback
 _MOST = 5_000  # places in one call
+_TOOL = 4  # of sys.monitoring: none of those that debuggers, coverage and profilers use
+_MAIN = threading.main_thread().ident
 
 
 class Interrupted(KeyboardInterrupt):
@@ -113,15 +111,16 @@ def _round(
     said: object = None
     _asking.left, _asking.asked = number, False
     try:
-        sys.settrace(_enter)
+        _watch()
         run(state)
-        sys.settrace(None)
+        _watch_no_more()
         _deliver()
     except Interrupted:
         pass
     except BaseException as error:
         said = f"{type(error).__name__}: {error}"
     finally:
+        _watch_no_more()
         sys.settrace(others)
         signal.signal(signal.SIGINT, before)
     if not _asking.asked:
@@ -143,25 +142,56 @@ class _Asking:
 _asking = _Asking()
 
 
-# Functions of the module: CPython 3.11 may crash when a trace function is freed while it is in use.
-def _enter(frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
-    if not frame.f_code.co_filename.startswith(_LIBRARY):
-        return None
-    frame.f_trace_lines = False
-    frame.f_trace_opcodes = True
-    return _step
+if sys.version_info >= (3, 12):
 
+    def _watch() -> None:
+        sys.monitoring.use_tool_id(_TOOL, "sweeping")
+        sys.monitoring.register_callback(_TOOL, sys.monitoring.events.INSTRUCTION, _instruction)
+        sys.monitoring.set_events(_TOOL, sys.monitoring.events.INSTRUCTION)
 
-def _step(frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
-    if event != "opcode" or _asking.asked or frame.f_lasti not in _places(frame.f_code):
+    def _watch_no_more() -> None:
+        if sys.monitoring.get_tool(_TOOL) is not None:
+            sys.monitoring.set_events(_TOOL, 0)
+            sys.monitoring.free_tool_id(_TOOL)
+
+    def _instruction(code: CodeType, offset: int) -> object:
+        if not code.co_filename.startswith(_LIBRARY) or offset not in _places(code):
+            return sys.monitoring.DISABLE
+        if _asking.asked or threading.get_ident() != _MAIN:
+            return None
+        if _asking.left:
+            _asking.left -= 1
+            return None
+        _asking.asked = True
+        _ = _SIGINT.pending
+        return None  # nothing may be called here any more
+
+else:
+
+    def _watch() -> None:
+        sys.settrace(_enter)
+
+    def _watch_no_more() -> None:
+        sys.settrace(None)
+
+    # Functions of the module: CPython 3.11 may crash when a trace function is freed while it is in use.
+    def _enter(frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
+        if not frame.f_code.co_filename.startswith(_LIBRARY):
+            return None
+        frame.f_trace_lines = False
+        frame.f_trace_opcodes = True
         return _step
-    if _asking.left:
-        _asking.left -= 1
-        return _step
-    _asking.asked = True
-    sys.settrace(None)
-    _ = _SIGINT.pending
-    return None  # nothing may be called here any more
+
+    def _step(frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
+        if event != "opcode" or _asking.asked or frame.f_lasti not in _places(frame.f_code):
+            return _step
+        if _asking.left:
+            _asking.left -= 1
+            return _step
+        _asking.asked = True
+        sys.settrace(None)
+        _ = _SIGINT.pending
+        return None  # nothing may be called here any more
 
 
 @functools.cache

@@ -31,9 +31,7 @@ from resilient.policies.rate_limiter import RateLimiter
 from resilient.policies.thread_pool_bulkhead import ThreadPoolBulkhead
 from resilient.testing import VirtualClock
 from resilient.workers import Workers
-from tests.sweeping import Swept, needs_opcodes, sweep
-
-pytestmark = needs_opcodes
+from tests.sweeping import Swept, sweep
 
 _HANGS = 0.3  # seconds in which another thread answers, or never will
 

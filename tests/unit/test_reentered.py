@@ -22,10 +22,8 @@ from resilient.policies.hedge import Hedge
 from resilient.policies.rate_limiter import RateLimiter
 from resilient.testing import VirtualClock
 from resilient.workers import Workers
-from tests.sweeping import Swept, needs_opcodes, sweep
+from tests.sweeping import Swept, sweep
 from tests.waiting import wait_until
-
-pytestmark = needs_opcodes
 
 _SECONDS = 10.0  # for one that takes a tenth of a second
 _SCRIPT = "from tests.unit import test_reentered as scenarios; scenarios.check(scenarios.{})"

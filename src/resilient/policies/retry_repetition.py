@@ -221,73 +221,79 @@ class Repetition:
 
     def run(self, call: Call) -> Any:
         """Wait and call until an outcome is to leave, for functions."""
-        sleep, failed = self._retry.clock.sleep, self._judge.failed
         token: Token[_Repeating | None] | None = None
         try:
             self._mark.active = True  # inside: an interrupt must not leave a mark that is active in the context
             token = _repeating.set(self._mark)
-            while self._instead is None:
-                discarded, self._discarded = self._discarded, None
-                if discarded is not None:
-                    close(discarded)
-                    del discarded
-                waiting = self._retry.waiting
-                try:
-                    waiting.add(self)
-                    sleep(self.delay)
-                finally:
-                    waiting.discard(self)
-                self._begin()
-                try:
-                    result = call(self._fn, self._args, self._kwargs)
-                except Exception as error:
-                    if not self.failed(error):
-                        raise
-                else:
-                    if failed is None or not failed(result):
-                        self._retry.tell_recovered()
-                        return result
-                    if not self.unwanted(result):
-                        return result
-            return self._instead[0]
+            return self._repeat(call)  # a loop of its own: its jumps back are outside this `try` in CPython 3.13
         finally:
             self._mark.active = False
             self._leave(token)
 
+    def _repeat(self, call: Call) -> Any:
+        sleep, failed = self._retry.clock.sleep, self._judge.failed
+        while self._instead is None:
+            discarded, self._discarded = self._discarded, None
+            if discarded is not None:
+                close(discarded)
+                del discarded
+            waiting = self._retry.waiting
+            try:
+                waiting.add(self)
+                sleep(self.delay)
+            finally:
+                waiting.discard(self)
+            self._begin()
+            try:
+                result = call(self._fn, self._args, self._kwargs)
+            except Exception as error:
+                if not self.failed(error):
+                    raise
+            else:
+                if failed is None or not failed(result):
+                    self._retry.tell_recovered()
+                    return result
+                if not self.unwanted(result):
+                    return result
+        return self._instead[0]
+
     async def arun(self, call: AsyncCall) -> Any:
         """The same for async functions."""
-        sleep, failed = self._retry.clock.sleep_async, self._judge.failed
         token: Token[_Repeating | None] | None = None
         try:
             self._mark.active = True  # inside: an interrupt must not leave a mark that is active in the context
             token = _repeating.set(self._mark)
-            while self._instead is None:
-                discarded, self._discarded = self._discarded, None
-                if discarded is not None:
-                    await aclose(discarded)
-                    del discarded
-                waiting = self._retry.waiting
-                try:
-                    waiting.add(self)
-                    await sleep(self.delay)
-                finally:
-                    waiting.discard(self)
-                self._begin()
-                try:
-                    result = await call(self._fn, self._args, self._kwargs)
-                except Exception as error:
-                    if not self.failed(error):
-                        raise
-                else:
-                    if failed is None or not failed(result):
-                        self._retry.tell_recovered()
-                        return result
-                    if not self.unwanted(result):
-                        return result
-            return self._instead[0]
+            return await self._arepeat(call)  # a loop of its own: its jumps back are outside this `try` in CPython 3.13
         finally:
             self._mark.active = False
             self._leave(token)
+
+    async def _arepeat(self, call: AsyncCall) -> Any:
+        sleep, failed = self._retry.clock.sleep_async, self._judge.failed
+        while self._instead is None:
+            discarded, self._discarded = self._discarded, None
+            if discarded is not None:
+                await aclose(discarded)
+                del discarded
+            waiting = self._retry.waiting
+            try:
+                waiting.add(self)
+                await sleep(self.delay)
+            finally:
+                waiting.discard(self)
+            self._begin()
+            try:
+                result = await call(self._fn, self._args, self._kwargs)
+            except Exception as error:
+                if not self.failed(error):
+                    raise
+            else:
+                if failed is None or not failed(result):
+                    self._retry.tell_recovered()
+                    return result
+                if not self.unwanted(result):
+                    return result
+        return self._instead[0]
 
     def _begin(self) -> None:
         self.attempt += 1
