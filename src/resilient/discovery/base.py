@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from types import TracebackType
@@ -111,7 +112,7 @@ class Discovery(Runs):
 
     def age(self, service: str, /) -> float:
         """Seconds since the registry last confirmed them; inf before the first answer."""
-        return self._roster.age()
+        return self._roster.age(service)
 
     def wait(self, service: str, /, *, timeout: float = 5.0) -> tuple[Instance, ...]:
         """Block until the service is known; meanwhile the registry is asked once a second.
@@ -174,8 +175,9 @@ class Discovery(Runs):
         return ""
 
     def _nobody(self, service: str, waited: float) -> NoInstanceError:
-        known, age = self._roster.known, self._roster.age()
-        if self._roster.confirmed is None:
+        known = {name for name, found in self._roster.known.items() if found}
+        age = self._roster.age(service)
+        if age == math.inf:
             what = f"{self._name} has not answered within {waited:g} s"
         else:
             others = ", ".join(sorted(known)[:8]) or "nothing"

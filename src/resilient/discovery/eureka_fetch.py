@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
 from collections.abc import Callable
 
@@ -12,15 +11,13 @@ from resilient.discovery.eureka_wire import read_applications
 from resilient.discovery.instance import Known
 from resilient.discovery.roster import Roster
 from resilient.discovery.servers import Servers
-from resilient.discovery.steps import Answer, Backoff, Exchange, pace
+from resilient.discovery.source import CONFIRM, Source
+from resilient.discovery.steps import Answer, Exchange
 
 logger = logging.getLogger("resilient")
 
-_SOONEST = 1.0  # seconds between fetches that somebody asked for
-_SHORT = 4.0  # seconds, ± 20 %, at most between the fetches that confirm an answer which lacks too much
 
-
-class Fetch:
+class Fetch(Source):
     """The job that keeps a roster fresh. Decides only; sends nothing itself.
 
     Args:
@@ -42,15 +39,8 @@ class Fetch:
         rng: Callable[[], float] = random.random,
     ) -> None:
         self.skipped = 0  # unreadable instances in the last answer
-        self._servers = servers
-        self._roster = roster
-        self._interval = interval
+        super().__init__(servers, roster, interval, clock, rng)
         self._lease = lease
-        self._clock = clock
-        self._rng = rng
-        self._backoff = Backoff(interval, rng)
-        self._next = self._started = -math.inf
-        self._soon = False
         self._populated = False  # whether any answer named an instance
         self._read: Known = {}
         self._listed = 0  # instances of any status in the last answer
@@ -58,40 +48,22 @@ class Fetch:
         self._empty: float | None = None  # since when answers name nobody while somebody is known
         self._doubted = False  # whether the last answer lacked half of what is known, and waits for another
 
-    def soon(self) -> bool:
-        """Fetch a second after the last one began, or now; whether that was news."""
-        news = not self._soon
-        self._soon = True
-        return news
-
-    def due(self) -> float:
-        """The next time of the interval, or sooner when asked."""
-        return min(self._next, self._started + _SOONEST) if self._soon else self._next
-
-    def work(self) -> Exchange[None]:
-        """Fetch once; a failed fetch changes nothing that is known."""
-        self._soon = False
-        self._started = self._clock.monotonic()
+    def _look(self) -> Exchange[None]:
         answer = yield from self._servers.ask("GET", "/apps/", self._accept, read=True)
         if answer.good and not answer.error:
             self._populated = self._populated or bool(self._read)
             believed = self._believe()
             if believed and self._populated:
-                self._backoff.reset()
-                self._next = self._started + pace(self._interval, self._rng)
+                self._again()
             else:  # empty at first: everybody is starting; or in doubt: look again soon
-                most = self._interval if believed else min(self._interval, _SHORT)
+                most = self._interval if believed else min(self._interval, CONFIRM)
                 self._next = self._clock.monotonic() + self._backoff.next(most)
             if believed:
                 self._believed = self._listed
                 self._roster.replace(self._read)
         else:
             self._empty = None  # a registry that is away may come back empty: its lease begins then
-            if answer.refused:
-                self._next = self._started + pace(self._interval, self._rng)
-            else:
-                self._next = self._clock.monotonic() + self._backoff.next(self._interval)
-        self._roster.answers.ring()  # who waits asks again, whatever came of it
+            self._failed(answer)
 
     def _believe(self) -> bool:
         """Whether the answer may replace what is known: a registry that restarted has forgotten everybody.
@@ -123,6 +95,3 @@ class Fetch:
             logger.warning("registry %s: %d unreadable instances are skipped", self._servers.name, skipped)
         self.skipped = skipped
         return ""
-
-    def __repr__(self) -> str:
-        return f"<Fetch {self._servers.name}>"

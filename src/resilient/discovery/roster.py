@@ -29,6 +29,7 @@ class Roster:
         self.known: Known = {}
         self.confirmed: float | None = None
         self.answers = Bell()
+        self._each: dict[str, float] = {}  # when each service was confirmed, where they are asked for one by one
         self._clock = clock
         self._lock = threading.Lock()
         self._listeners: dict[str, tuple[Listener, ...]] = {}
@@ -41,9 +42,9 @@ class Roster:
         except KeyError:
             return known.get(service.lower(), ())
 
-    def age(self) -> float:
-        """Seconds since the last answer, `inf` before the first."""
-        confirmed = self.confirmed
+    def age(self, service: str = "") -> float:
+        """Seconds since the last answer, about `service` where services are asked for one by one; `inf` before it."""
+        confirmed = self._each.get(service.lower()) if self._each else self.confirmed
         return math.inf if confirmed is None else self._clock.monotonic() - confirmed
 
     def subscribe(self, service: str, listener: Listener) -> Callable[[], None]:
@@ -69,14 +70,19 @@ class Roster:
     def replace(self, answer: Known) -> None:
         """Take a new answer, whole; then tell subscribers. Called by one thread or task at a time."""
         old = self.known
-        # A service that did not change keeps its tuple, so that a balancer sees "unchanged" by identity.
-        self.known = {
-            service: before if _same(before := old.get(service, ()), found) else found
-            for service, found in answer.items()
-        }
+        gone = {service: () for service in old if service not in answer}
+        self._take({service: _kept(old, service, found) for service, found in answer.items()}, {**gone, **answer})
+
+    def update(self, service: str, found: tuple[Instance, ...]) -> None:
+        """Take a new answer about one service; an empty one is remembered as such."""
+        self._each[service] = self._clock.monotonic()
+        self._take({**self.known, service: _kept(self.known, service, found)}, {service: found})
+
+    def _take(self, known: Known, changed: Known) -> None:
+        old, self.known = self.known, known
         self.confirmed = self._clock.monotonic()
-        for service in dict.fromkeys((*old, *answer)):
-            before, after = old.get(service, ()), answer.get(service, ())
+        for service, after in changed.items():
+            before = old.get(service, ())
             if before != after:
                 self._tell(Change(service, added=_without(after, before), removed=_without(before, after)))
 
@@ -96,8 +102,11 @@ class Roster:
         self.answers.forget()
 
 
-def _same(before: tuple[Instance, ...], after: tuple[Instance, ...]) -> bool:
-    return before == after and all(a.metadata == b.metadata for a, b in zip(before, after, strict=True))
+def _kept(old: Known, service: str, found: tuple[Instance, ...]) -> tuple[Instance, ...]:
+    """A service that did not change keeps its tuple, so that a balancer sees "unchanged" by identity."""
+    before = old.get(service, ())
+    same = before == found and all(a.metadata == b.metadata for a, b in zip(before, found, strict=True))
+    return before if same else found
 
 
 def _without(these: Iterable[Instance], those: tuple[Instance, ...]) -> tuple[Instance, ...]:

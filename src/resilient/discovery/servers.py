@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from resilient.clock import Clock
 from resilient.discovery.events import RegistryBack, RegistryDown
@@ -13,6 +13,7 @@ from resilient.events import publish
 logger = logging.getLogger("resilient")
 
 _ATTEMPTS = 3  # servers asked for one purpose before it has failed, as Netflix's client does
+_READING, _WRITING = "reading", "writing"
 _ASIDE = 30.0  # seconds that a server which failed is skipped while another one is there
 
 
@@ -30,7 +31,7 @@ class Servers:
         self.name = name
         self.timeout = timeout
         self.local: str | None = None  # our own address on the last connection that reached a server
-        self._troubles: dict[bool, str] = {}  # by whether the body mattered: reading may fail while renewing works
+        self._troubles: dict[str, str] = {}  # by purpose: reading may fail while renewing works
         self._told: bool | None = None  # what RegistryDown said of `refused`; None while the registry is up
         self._servers = servers
         self._clock = clock
@@ -52,7 +53,16 @@ class Servers:
         return usable or turned
 
     def ask(
-        self, method: str, path: str, accept: Callable[[Answer], str], *, body: bytes | None = None, read: bool = False
+        self,
+        method: str,
+        path: str,
+        accept: Callable[[Answer], str],
+        *,
+        body: bytes | None = None,
+        read: bool = False,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        purpose: str = "",
     ) -> Exchange[Answer]:
         """Ask one server after the other until one's answer stands; the last answer when none does.
 
@@ -62,10 +72,13 @@ class Servers:
             accept: why the answer does not stand and another server is to be asked, or "" when it stands.
             body: what to send.
             read: whether the answer's body matters.
+            headers: sent beside those of every request.
+            timeout: seconds for each attempt; default: the registry's.
+            purpose: what is told apart when one question fails while others are answered; default: reading, writing.
         """
         answer, why = Answer(), "no server"
         for server in self.order()[:_ATTEMPTS]:
-            answer = yield Send(server, method, path, self.timeout, body, read)
+            answer = yield Send(server, method, path, timeout or self.timeout, body, read, headers or {})
             self.local = answer.local or self.local
             why = accept(answer)
             if not why or answer.refused:  # other servers have the same users: not an outage
@@ -76,24 +89,24 @@ class Servers:
             self._aside[server] = self._clock.monotonic() + _ASIDE
         if answer.refused:
             why = f"HTTP status {answer.status}: the registry refuses our credentials, or it is still starting"
-        self._note(why, read=read, refused=answer.refused)
+        self._note(why, purpose or (_READING if read else _WRITING), refused=answer.refused)
         return answer if not why or answer.refused else Answer(answer.status, error=why, local=answer.local)
 
     def forget_writing(self) -> None:
         """Nothing is written any more, so that it failed is no trouble any more."""
-        self._troubles.pop(False, None)
+        self._troubles.pop(_WRITING, None)
 
-    def _note(self, trouble: str, *, read: bool, refused: bool) -> None:
+    def _note(self, trouble: str, purpose: str, *, refused: bool) -> None:
         """Tell once when the registry goes, and once when it is back."""
         now = self._clock.monotonic()
         if trouble:
-            self._troubles[read] = trouble
+            self._troubles[purpose] = trouble
             if self._told is None or (refused and not self._told):
                 self._told = refused
                 logger.warning("registry %s is down: %s; what is known stays known", self.name, trouble)
                 publish(RegistryDown(self.name, now, trouble, refused))
             return
-        self._troubles.pop(read, None)
+        self._troubles.pop(purpose, None)
         if not self._troubles and self._told is not None:
             self._told = None
             logger.info("registry %s is back", self.name)

@@ -8,7 +8,7 @@ an event loop.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -35,6 +35,7 @@ class Send:
     timeout: float
     body: bytes | None = None
     read: bool = False  # whether the answer's body matters; else its status decides alone, however the body ends
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)  # tokens are among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Answer:
     body: bytes = b""
     error: str = ""
     local: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])  # looked up in any case
 
     @property
     def good(self) -> bool:

@@ -8,7 +8,9 @@ useful, names are resolved anew each time, and a forked child has no socket to i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from resilient.clock import REAL_CLOCK
 from resilient.discovery.steps import Answer, Send
@@ -47,6 +49,15 @@ class AsyncWire(Protocol):
         ...
 
 
+Wires: TypeAlias = tuple[Callable[[], Wire], Callable[[], AsyncWire]]
+"""What makes a wire for a thread, and one for an event loop."""
+
+
+def http_wires(*, tls: bool) -> Wires:
+    """The wires of a registry that is asked by HTTP; `tls`: whether any server is asked by https."""
+    return partial(HttpWire, tls=tls), partial(AsyncHttpWire, tls=tls)
+
+
 class HttpWire:
     """For one thread at a time.
 
@@ -66,14 +77,15 @@ class HttpWire:
         """Send it and wait for the answer, at most `step.timeout` seconds in all."""
         self._transport.end = _now() + step.timeout
         status, local, body = 0, None, b""
+        headers: Mapping[str, str] = {}
         try:
             with self._client.stream(**_arguments(step)) as got:
-                status, local = got.status_code, _local(got)
+                status, local, headers = got.status_code, _local(got), got.headers
                 body = got.read()
         except Exception as error:
             if not status or step.read:
                 return Answer(error=_describe(error, step), local=local)
-        return Answer(status, body, local=local)
+        return Answer(status, body, local=local, headers=headers)
 
     def close(self) -> None:
         """Close the client."""
@@ -102,15 +114,16 @@ class AsyncHttpWire:
         import asyncio
 
         status, local, body = 0, None, b""
+        headers: Mapping[str, str] = {}
         try:
             async with asyncio.timeout(step.timeout):  # real time, as the sockets'
                 async with self._client.stream(**_arguments(step)) as got:
-                    status, local = got.status_code, _local(got)
+                    status, local, headers = got.status_code, _local(got), got.headers
                     body = await got.aread()
         except Exception as error:
             if not status or step.read:
                 return Answer(error=_describe(error, step), local=local)
-        return Answer(status, body, local=local)
+        return Answer(status, body, local=local, headers=headers)
 
     async def aclose(self) -> None:
         """Close the client."""
@@ -134,7 +147,7 @@ def _arguments(step: Send) -> dict[str, Any]:
         "method": step.method,
         "url": step.server.base + step.path,
         "content": step.body,
-        "headers": {"Content-Type": "application/json"} if step.body is not None else None,
+        "headers": {**({} if step.body is None else {"Content-Type": "application/json"}), **step.headers},
         "auth": step.server.auth,
         "timeout": httpx.Timeout(step.timeout, connect=min(CONNECT_TIMEOUT, step.timeout)),
     }
