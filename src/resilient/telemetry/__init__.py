@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from resilient.telemetry.actuator import Actuator
+from resilient.telemetry.health import Health
+from resilient.telemetry.health_report import ComponentInfo, HealthInfo
 from resilient.telemetry.http_requests import HttpRequestMetrics
 from resilient.telemetry.prometheus import PrometheusCollector, metrics_app, register, wsgi_metrics_app
 
@@ -11,4 +14,8 @@ __all__ = [
     "metrics_app",
     "wsgi_metrics_app",
     "HttpRequestMetrics",
+    "Health",
+    "HealthInfo",
+    "ComponentInfo",
+    "Actuator",
 ]
