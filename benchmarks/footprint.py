@@ -9,7 +9,9 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import circuitbreaker
@@ -61,7 +63,15 @@ class Import:
 
 
 def breakers(effort: Effort) -> list[Breaker]:
-    """What a breaker of each library takes. Its name and its key are the caller's strings and not counted."""
+    """What a breaker of each library takes. Its name and its key are the caller's strings and not counted.
+
+    In a process of its own: what other tables left in the registry of names makes it grow in the middle of this one.
+    """
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as process:
+        return process.submit(_breakers, effort).result()
+
+
+def _breakers(effort: Effort) -> list[Breaker]:
     names = [f"breaker {number}" for number in range(effort.breakers)]
     makers: dict[str, Callable[[], Callable[[str], Any]]] = {
         OURS: lambda: lambda _name: resilient.CircuitBreaker(),
