@@ -60,9 +60,9 @@ async def test_a_static_discovery_runs_in_both_worlds_without_a_thread() -> None
         ("localhost:8761", "has no scheme"),
         ("user:pass@host:8761", "'host:8761' has no scheme"),
         ("user:pass://word@h", "'h' has no scheme"),
-        ("static://user:pass@p=h", "'h' of 'p' is no host:port"),
-        ("static://p=user:pass@h:1", "'h:1' of 'p' is no host:port"),
-        ("static://p=h h:1", "'h h:1' of 'p' is no host:port"),
+        ("static://user:pass@p=h", "p: 'h' is no host:port"),
+        ("static://p=user:pass@h:1", "p: 'h:1' is no host:port"),
+        ("static://p=h h:1", "p: 'h h:1' is no host:port"),
     ],
 )
 def test_a_url_that_nobody_understands_is_refused_in_words(url: str, words: str) -> None:

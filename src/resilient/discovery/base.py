@@ -19,6 +19,7 @@ _PROVIDERS = {
     "eureka": ("resilient.discovery.eureka", "EurekaDiscovery"),
     "http": ("resilient.discovery.eureka", "EurekaDiscovery"),
     "https": ("resilient.discovery.eureka", "EurekaDiscovery"),
+    "file": ("resilient.discovery.file", "FileDiscovery"),
     "static": ("resilient.discovery.static", "StaticDiscovery"),
 }
 
@@ -74,8 +75,9 @@ class Discovery(Runs):
         """A discovery of the kind that the URL's scheme names.
 
         Args:
-            url: `eureka://user:pw@a:8761,b:8761/eureka?fetch_interval=30`, `http(s)://host:8761/eureka/` (Eureka too)
-                or `static://producer=a:1,b:2;other=c:3`; default: the environment's $RESILIENT_DISCOVERY.
+            url: `eureka://user:pw@a:8761,b:8761/eureka?fetch_interval=30`, `http(s)://host:8761/eureka/` (Eureka too),
+                `file:///etc/services.json?poll=2` or `static://producer=a:1,b:2;other=c:3`; default: the environment's
+                $RESILIENT_DISCOVERY.
 
         Raises:
             ConfigError: when there is no URL, its scheme is unknown, or a part of it is wrong; for

@@ -42,6 +42,11 @@ class Roster:
         except KeyError:
             return known.get(service.lower(), ())
 
+    @property
+    def count(self) -> int:
+        """How many instances are known."""
+        return sum(map(len, self.known.values()))
+
     def age(self, service: str = "") -> float:
         """Seconds since the last answer, about `service` where services are asked for one by one; `inf` before it."""
         confirmed = self._each.get(service.lower()) if self._each else self.confirmed

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from resilient.clock import Clock
 from resilient.discovery.roster import Roster
 from resilient.discovery.servers import Servers
 from resilient.discovery.steps import Answer, Backoff, Exchange, pace
 
+logger = logging.getLogger("resilient")
+
+_SHOWN = 5  # problems named in one line of the log
 _SOONEST = 1.0  # seconds between looks that somebody asked for
 CONFIRM = 4.0  # seconds, ± 20 %, at most until an answer that lacks too much is confirmed
 
@@ -100,3 +104,18 @@ class Doubt:
         """Whether a list of `after` instances may replace one of `before`."""
         self._doubted = 2 * after <= before and before > 0 and not self._doubted
         return not self._doubted
+
+
+def told_once(what: str) -> Callable[[Sequence[str]], None]:
+    """A function that warns of a list of problems when it is not the one that it warned of last."""
+    last: list[str] = []
+
+    def tell(problems: Sequence[str]) -> None:
+        if list(problems) == last:
+            return
+        last[:] = problems
+        if problems:
+            more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+            logger.warning("%s %s%s", what, "; ".join(problems[:_SHOWN]), more)
+
+    return tell

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from resilient.clock import SYSTEM_CLOCK, Clock
 from resilient.discovery.base import Discovery
 from resilient.discovery.instance import Instance
+from resilient.discovery.plain import read_instance
 from resilient.errors import ConfigError
 
 _SHAPE = "write static://producer=host:port,host:port;other=host:port"
@@ -81,14 +82,6 @@ class StaticDiscovery(Discovery):
 
 def _instance(service: str, address: str) -> Instance:
     try:
-        parts = urlsplit(f"//{address}")
-        host, port = parts.hostname, parts.port
-        stray = bool(parts.path or parts.username) or any(map(str.isspace, address))
-    except ValueError:
-        host, port, stray = None, None, False
-    if not host or not port or stray:
-        address, service = (text.rpartition("@")[2] for text in (address, service))
-        raise ConfigError(
-            f"static discovery: {address!r} of {service!r} is no host:port (port 1 to 65535); {_SHAPE}", path="url"
-        )
-    return Instance(service, host, port, id=f"{host}:{service}:{port}")
+        return read_instance(service, address)
+    except ValueError as error:
+        raise ConfigError(f"static discovery: {service.rpartition('@')[2]}: {error}; {_SHAPE}", path="url") from None

@@ -1,0 +1,112 @@
+"""One registry of each kind, as a test can treat it: filled, emptied, killed, hung, brought back."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+
+class Rig:
+    """`with SomeRig() as rig: Discovery.from_url(rig.url)`; `producer` and `other` are the services it can list.
+
+    Attributes:
+        url: with options that make tests quick.
+        can_hang: whether there is a process to stop.
+        slack: seconds within which a change is seen.
+    """
+
+    url: str = ""
+    can_hang: ClassVar[bool] = True
+    slack: ClassVar[float] = 10.0
+
+    def put(self, service: str, host: str, port: int) -> None:
+        """List an instance; `host` is an address of 127.0.0.0/8."""
+        raise NotImplementedError
+
+    def drop(self, service: str, host: str, port: int) -> None:
+        """List it no more."""
+        raise NotImplementedError
+
+    def spoil(self) -> str:
+        """List one instance of `producer` that can not be read; returns words of the log's line about it."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Run, on the same address as before, with the instances that are put."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """As a crash would."""
+        raise NotImplementedError
+
+    def hang(self) -> None:
+        """Accept, and answer nothing."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Go on after `hang`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+
+class FileRig(Rig):
+    """A file; dead is away."""
+
+    can_hang = False
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="services-")
+        self.path = Path(self._folder.name) / "services.json"
+        self.services: dict[str, list[Any]] = {}
+        self.url = f"file://{self.path}?poll=0.1"
+        self._up = False
+
+    def write(self, text: str) -> None:
+        """Replace the file, whole."""
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(text)
+        os.replace(fresh, self.path)  # noqa: PTH105  # what the documents tell people to do
+
+    def _changed(self) -> None:
+        if self._up:
+            self.write(json.dumps(self.services))
+
+    def put(self, service: str, host: str, port: int) -> None:
+        self.services.setdefault(service, []).append({"host": host, "port": port})
+        self._changed()
+
+    def drop(self, service: str, host: str, port: int) -> None:
+        self.services[service].remove({"host": host, "port": port})
+        self._changed()
+
+    def spoil(self) -> str:
+        self.services.setdefault("producer", []).insert(0, {"host": "127.0.0.9", "port": "none"})
+        self._changed()
+        return "port must be from 1 to 65535"
+
+    def start(self) -> None:
+        self._up = True
+        self._changed()
+
+    def kill(self) -> None:
+        self._up = False
+        self.path.unlink()
+
+    def close(self) -> None:
+        self._folder.cleanup()
