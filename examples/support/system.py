@@ -66,12 +66,15 @@ class System:
             arguments: its command line.
             environment: variables that only this process gets.
         """
-        same = (service.name for service in self._started)
-        count = sum(other == name or other.startswith(f"{name} ") for other in same)
-        numbered = f"{name} {count + 1}" if count or name in self._numbered else name
-        service = Service(numbered, module, *arguments, logs=self._logs, environment=environment)
+        service = Service(self.next_name(name), module, *arguments, logs=self._logs, environment=environment)
         self._started.append(service)
         return service
+
+    def next_name(self, name: str) -> str:
+        """What the next process of that name will be called."""
+        same = (service.name for service in self._started)
+        count = sum(other == name or other.startswith(f"{name} ") for other in same)
+        return f"{name} {count + 1}" if count or name in self._numbered else name
 
     @property
     def registry_url(self) -> str:

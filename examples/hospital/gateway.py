@@ -1,0 +1,112 @@
+"""The hospital's front door: one address for all services, and a sentence when one of them does not answer.
+
+    python -m examples.hospital.gateway --registry eureka://localhost:8761
+
+Which path leads to which service, with which limits, stands in routes.toml. Here are the fallbacks, which answer in a
+service's place, and `/circuits`, which shows what the routes' policies think at the moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from pathlib import Path
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from examples.support.serving import HOST, listen, log_to_stderr, serve
+from resilient import CircuitBreaker, ConfigError
+from resilient.checks import did_you_mean
+from resilient.gateway import Failure, Gateway
+from resilient.gateway.route_file import read_file
+
+ROUTES: Final = Path(__file__).with_name("routes.toml")
+SORRY: Final = {
+    "patient": "Patient information is currently unavailable",
+    "reception": "Reception is currently unavailable",
+    "ward": "Ward information is currently unavailable",
+    "finance": "Finance information is currently unavailable",
+}
+_SOON: Final = 2.0  # seconds after which to try again, where the circuit does not know better
+
+
+def fallback(request: Request) -> Response:
+    """What a user reads when a service does not answer: the gateway itself speaks, so it has no replica's id."""
+    failure: Failure | None = getattr(request.state, "failure", None)
+    if failure is None:
+        return JSONResponse({"error": "There is nothing here."}, 404)
+    wait = math.ceil(failure.retry_after or _SOON)
+    said = {"error": SORRY[request.path_params["service"]], "reason": failure.detail, "retry_after": wait}
+    return JSONResponse(said, failure.status, headers={"Retry-After": str(wait)})
+
+
+class FrontDoor:
+    """The gateway, and what it says of itself at `/circuits`.
+
+    Args:
+        routes: the route file.
+        discovery: where to ask who is there; None: what the file says.
+
+    Raises:
+        ConfigError: for all mistakes in the file at once.
+    """
+
+    def __init__(self, routes: Path | str, discovery: str | None) -> None:
+        sorry = Starlette(routes=[Route("/fallback/{service}", fallback)])
+        fallbacks = {f"/fallback/{service}": sorry for service in SORRY}
+        self.gateway = Gateway.from_file(routes, discovery=discovery, fallbacks=fallbacks)
+        _check_services(routes)
+        self._own = Starlette(routes=[Route("/circuits", self._circuits)])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI: what is not our own is the gateway's."""
+        own = scope["type"] == "http" and scope["path"] == "/circuits"
+        await (self._own if own else self.gateway)(scope, receive, send)
+
+    async def _circuits(self, _: Request) -> Response:
+        return JSONResponse(self.circuits())
+
+    def circuits(self) -> dict[str, str]:
+        """The state of each route's circuit."""
+        return {
+            name: policy.state.value
+            for name, pipeline in self.gateway.pipelines.items()
+            for policy in pipeline.policies
+            if isinstance(policy, CircuitBreaker)
+        }
+
+
+def _check_services(routes: Path | str) -> None:
+    """A registry cannot tell a service that nobody has started yet from one that does not exist; the hospital can."""
+    for name, route in read_file(routes)[1]["routes"].items():
+        service = route.get("service")
+        if service is not None and service not in SORRY:
+            close = did_you_mean(service, SORRY)
+            raise ConfigError(f"{routes}: routes.{name}.service: the hospital has no service {service!r}{close}")
+
+
+def main() -> None:
+    """Run it as a process."""
+    parser = argparse.ArgumentParser(prog="gateway", description=__doc__.partition("\n")[0])
+    parser.add_argument("--registry", help="such as eureka://localhost:8761 (default: $RESILIENT_DISCOVERY)")
+    parser.add_argument("--routes", type=Path, default=ROUTES, help="the route file (default: the one beside this)")
+    parser.add_argument("--host", default=HOST, help="where to listen (%(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="where to listen (default: any free port)")
+    arguments = parser.parse_args()
+    log_to_stderr()
+    try:
+        app = FrontDoor(arguments.routes, arguments.registry or os.environ.get("RESILIENT_DISCOVERY"))
+    except ConfigError as error:
+        parser.error(str(error))
+    listener = listen(arguments.port, host=arguments.host)
+    serve(app, listener, name="gateway", proxy_headers=False, server_header=False, date_header=False)
+
+
+if __name__ == "__main__":
+    main()

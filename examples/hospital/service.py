@@ -1,0 +1,144 @@
+"""What the four services share: who a replica is, how it answers, how it is found, and how it goes.
+
+A service is a module with tables, routes and a `Service`; `Service.main()` makes a process of it:
+
+    python -m examples.hospital.patient --registry eureka://localhost:8761 --database sqlite:///patient.db
+
+It listens on a free port, is registered by the library once it can answer, and on SIGTERM is taken off the list first,
+answers what still comes for a second, and then ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import MetaData
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from examples.hospital.answers import ServedBy, handlers
+from examples.hospital.database import Database, DatabaseError, Fill
+from examples.support.serving import HOST, listen, log_to_stderr, serve
+from resilient import ConfigError
+from resilient.discovery import Registration, Registry
+from resilient.transport.asgi import ResilientMiddleware
+
+T = TypeVar("T", bound=AbstractAsyncContextManager[Any])
+
+DRAIN = 1.0  # seconds between "do not send me any more" and the end: callers ask the registry twice as often
+
+
+class Replica:
+    """One running copy of a service.
+
+    Args:
+        service: the logical name.
+        id: how this copy calls itself, in every answer; default the name and something unique.
+        registry: where it is listed, and where it finds the others.
+        database: of the service.
+    """
+
+    def __init__(self, service: str, *, id: str | None, registry: Registry, database: Database) -> None:  # noqa: A002  # the registry's word
+        self.service = service
+        self.id = id or f"{service}-{secrets.token_hex(3)}"
+        self.registry = registry
+        self.database = database
+        self.draining = False
+        self.held: list[AbstractAsyncContextManager[Any]] = []
+
+    def hold(self, thing: T) -> T:
+        """Have `thing` entered before this copy is listed, and left after it has answered the last request."""
+        self.held.append(thing)
+        return thing
+
+    def answer(self, document: Mapping[str, Any], status: int = 200) -> JSONResponse:
+        """`document` as JSON, and who says so."""
+        return JSONResponse({**document, "served_by": self.id}, status)
+
+
+class Service:
+    """A service, as its module describes it.
+
+    Args:
+        name: the logical name, by which others find it.
+        doc: what it is, for `--help`.
+        metadata: its tables.
+        routes: makes its routes.
+        fill: writes the first rows.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        doc: str | None,
+        metadata: MetaData,
+        routes: Callable[[Replica], Sequence[BaseRoute]],
+        *,
+        fill: Fill | None = None,
+    ) -> None:
+        self.name = name
+        self._doc = doc or name
+        self._metadata = metadata
+        self._routes = routes
+        self._fill = fill
+
+    def app(self, replica: Replica, registration: Registration | None = None) -> ASGIApp:
+        """The service as a web application.
+
+        Args:
+            replica: this copy of it.
+            registration: is entered when the service can answer, and left before it can not.
+        """
+
+        @asynccontextmanager
+        async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            async with AsyncExitStack() as stack:
+                stack.push_async_callback(replica.database.close)
+                for thing in replica.held:
+                    await stack.enter_async_context(thing)
+                if registration is not None:
+                    await stack.enter_async_context(registration)
+                yield
+
+        return Starlette(
+            routes=self._routes(replica),
+            middleware=[Middleware(ServedBy, replica=replica), Middleware(ResilientMiddleware)],
+            exception_handlers=handlers(replica),
+            lifespan=lifespan,
+        )
+
+    def main(self, argv: Sequence[str] | None = None) -> None:
+        """Run it as a process."""
+        parser = argparse.ArgumentParser(prog=self.name, description=self._doc.partition("\n")[0])
+        parser.add_argument("--registry", help="such as eureka://localhost:8761 (default: $RESILIENT_DISCOVERY)")
+        parser.add_argument("--database", metavar="URL", default=f"sqlite:///{self.name}.db", help="%(default)s")
+        parser.add_argument("--id", help="how this replica calls itself (default: the name and six hex digits)")
+        parser.add_argument("--host", default=HOST, help="where to listen, and where others find it (%(default)s)")
+        parser.add_argument("--port", type=int, default=0, help="where to listen (default: any free port)")
+        arguments = parser.parse_args(argv)
+        log_to_stderr()
+        try:
+            registry = Registry.from_url(arguments.registry)
+            database = Database(arguments.database, self._metadata)
+            asyncio.run(database.set_up(self._fill))
+        except (ConfigError, DatabaseError) as error:
+            parser.error(str(error))
+        replica = Replica(self.name, id=arguments.id, registry=registry, database=database)
+        listener = listen(arguments.port, host=arguments.host)
+        registration = registry.register(
+            self.name, host=arguments.host, port=listener.getsockname()[1], metadata={"replica": replica.id}
+        )
+
+        def drain() -> None:
+            replica.draining = True
+            registration.set_status("OUT_OF_SERVICE")
+
+        serve(self.app(replica, registration), listener, name=replica.id, on_stop=drain, drain=DRAIN)

@@ -1,0 +1,144 @@
+"""The hospital as a whole: which processes it has, and what one tells the other.
+
+    user ──► gateway ──► patient 1, patient 2 ──► their database
+                ├──────► reception ──► its database
+                ├──────► ward 1, ward 2 ──► theirs
+                └──────► finance 1, finance 2 ──► theirs
+
+Each is told where the registry is and where its own database is, and nothing of the others.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from examples.support.processes import Service, StartError
+from examples.support.system import System
+
+REPLICAS: Final = {"patient": 2, "reception": 1, "ward": 2, "finance": 2}
+LISTS: Final = {
+    "patient": "/patient",
+    "reception": "/reception/check_ins",
+    "ward": "/ward/entries",
+    "finance": "/finance/invoices",
+}
+_FOUND_WITHIN: Final = 20.0  # seconds; it takes one
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What can be chosen.
+
+    Attributes:
+        folder: for the logs of all processes, and for the databases.
+        registry_port: where the registry listens, or anywhere when that is taken.
+        gateway_port: where the gateway listens; 0: anywhere.
+    """
+
+    folder: Path
+    registry_port: int = 0
+    gateway_port: int = 0
+
+
+class HospitalSystem(System):
+    """All processes of the hospital.
+
+    Args:
+        options: what can be chosen.
+
+    Attributes:
+        gateway: what a user speaks to.
+        replicas: by service, those that should be running.
+    """
+
+    gateway: Service
+
+    def __init__(self, options: Options) -> None:
+        several = [name for name, count in REPLICAS.items() if count > 1]
+        super().__init__(options.folder, registry_port=options.registry_port, numbered=several)
+        self._folder = options.folder
+        self._gateway_port = options.gateway_port
+        self.replicas: dict[str, list[Service]] = {}
+
+    def start(self) -> None:
+        """Start everything, and wait until a user of the gateway is answered by every replica."""
+        self.registry = self.registry_at_last(self.launch_registry())
+        self.gateway = self._launch_gateway(self._gateway_port)
+        self.replicas = {name: [self._launch_replica(name) for _ in range(count)] for name, count in REPLICAS.items()}
+        for process in (self.gateway, *self.all_replicas()):
+            process.wait_for_address()
+        self.wait_until_found()
+
+    def wait_until_found(self) -> None:
+        """Wait until the gateway has had an answer from every replica, and lately from no other.
+
+        Raises:
+            StartError: when that takes too long.
+        """
+        deadline = time.monotonic() + _FOUND_WITHIN
+        for name, several in self.replicas.items():
+            wanted = {id_of(replica.name) for replica in several}
+            seen: list[str] = []
+            while set(seen[-2 * len(wanted) :]) != wanted:
+                if time.monotonic() > deadline:
+                    raise StartError(f"the gateway does not find {wanted}, but {sorted(set(seen))}")
+                answer = self._http.get(f"{self.gateway.address}{LISTS[name]}")
+                seen.append(answer.headers.get("X-Served-By", "nobody"))
+                time.sleep(0.02)
+
+    def expected(self) -> list[Service]:
+        """The processes that should be running."""
+        return [self.registry, self.gateway, *self.all_replicas()]
+
+    def all_replicas(self) -> list[Service]:
+        """The replicas of all services."""
+        return [replica for several in self.replicas.values() for replica in several]
+
+    def add_replica(self, name: str) -> Service:
+        """Start one more replica of a service, and wait until it listens."""
+        new = self._launch_replica(name)
+        self.replicas[name].append(new)
+        new.wait_for_address()
+        return new
+
+    def remove_replica(self, gone: Service) -> None:
+        """Take a replica away: it leaves the registry, answers what still comes, and ends."""
+        for several in self.replicas.values():
+            if gone in several:
+                several.remove(gone)
+        gone.stop()
+
+    def replace_replica(self, gone: Service) -> Service:
+        """Start a replica instead of one that has ended, and wait until it listens."""
+        name = next(name for name, several in self.replicas.items() if gone in several)
+        self.replicas[name].remove(gone)
+        return self.add_replica(name)
+
+    def restart_gateway(self) -> None:
+        """Start a gateway at the address that everybody knows."""
+        self.gateway = self._launch_gateway(int(self.gateway.address.rpartition(":")[2]))
+        self.gateway.wait_for_address()
+
+    def circuits(self) -> dict[str, str]:
+        """The states of the gateway's circuits, by route."""
+        return self.get(f"{self.gateway.address}/circuits")
+
+    def database_url(self, name: str) -> str:
+        """Where a service's data is."""
+        return f"sqlite:///{self._folder / name}.db"
+
+    def _launch_replica(self, name: str) -> Service:
+        told = ["--registry", self.registry_url, "--database", self.database_url(name)]
+        return self.launch(name, f"examples.hospital.{name}", "--id", id_of(self.next_name(name)), *told)
+
+    def _launch_gateway(self, port: int) -> Service:
+        module = "examples.hospital.gateway"
+        return self.launch("gateway", module, "--registry", self.registry_url, "--port", str(port))
+
+
+def id_of(name: str) -> str:
+    """How the replica with that process name calls itself in its answers."""
+    return name.replace(" ", "-")

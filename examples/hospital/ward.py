@@ -1,0 +1,61 @@
+"""The ward: who is expected, and who has been admitted.
+
+GET /ward/entries       all, a page at a time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, String, Table, func, select
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from examples.hospital.answers import page_of
+from examples.hospital.service import Replica, Service
+
+metadata = MetaData()
+entries = Table(
+    "entries",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("reference", String(32), nullable=False, unique=True),  # of the check-in
+    Column("patient_id", BigInteger, nullable=False),
+    Column("at", DateTime, nullable=False),
+    Column("state", String(20), nullable=False),
+)
+
+
+def routes(replica: Replica) -> Sequence[BaseRoute]:
+    """What can be asked."""
+
+    async def every(request: Request) -> Response:
+        after, limit = page_of(request)
+        wanted = select(entries).where(entries.c.id > after).order_by(entries.c.id).limit(limit)
+        states = select(entries.c.state, func.count()).group_by(entries.c.state)
+        async with replica.database.reading() as connection:
+            counts: dict[str, int] = dict((await connection.execute(states)).tuples().all())
+            rows = (await connection.execute(wanted)).mappings().all()
+        return replica.answer(
+            {"count": sum(counts.values()), "states": counts, "entries": [_shown(row) for row in rows]}
+        )
+
+    return [Route("/ward/entries", every, methods=["GET"])]
+
+
+def _shown(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "reference": row["reference"],
+        "patient_id": row["patient_id"],
+        "at": f"{row['at'].isoformat()}Z",
+        "state": row["state"],
+    }
+
+
+SERVICE = Service("ward", __doc__, metadata, routes)
+
+if __name__ == "__main__":
+    SERVICE.main()
