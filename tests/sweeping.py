@@ -163,6 +163,7 @@ if sys.version_info >= (3, 12):
             _asking.left -= 1
             return None
         _asking.asked = True
+        sys.monitoring.set_events(_TOOL, 0)  # where the next callback begins would be a place, too
         _ = _SIGINT.pending
         return None  # nothing may be called here any more
 
