@@ -1,0 +1,22 @@
+"""A real NATS server for each test, and a place for what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from examples.hospital.messages.local_broker import LocalBroker, LocalBrokerError, server_binary
+from tests.peers import require
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LocalBroker]:
+    """A NATS server that runs, and is gone after the test."""
+    try:
+        server_binary()
+    except LocalBrokerError as error:
+        require(condition=False, reason=str(error))
+    with LocalBroker(tmp_path / "nats") as running:
+        yield running
