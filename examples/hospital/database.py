@@ -103,6 +103,12 @@ class Database:
         async with self.engine.begin() as connection:
             yield connection
 
+    async def ping(self) -> None:
+        """Ask it for nothing; raises when it does not answer."""
+        async with self.engine.connect() as connection:
+            await connection.execution_options(**{_BEGIN: "BEGIN"})
+            await connection.execute(text("SELECT 1"))
+
     async def close(self) -> None:
         """Close its connections."""
         await self.engine.dispose()

@@ -3,7 +3,7 @@
     python -m examples.hospital.gateway --registry eureka://localhost:8761
 
 Which path leads to which service, with which limits, stands in routes.toml. Here are the fallbacks, which answer in a
-service's place, and `/circuits`, which shows what the routes' policies think at the moment.
+service's place, `/circuits`, which shows what the routes' policies think at the moment, and `/actuator`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from examples.hospital.actuator import PATH, actuator
 from examples.support.serving import HOST, listen, log_to_stderr, serve
 from resilient import CircuitBreaker, ConfigError
 from resilient.checks import did_you_mean
 from resilient.gateway import Failure, Gateway
 from resilient.gateway.route_file import read_file
+from resilient.telemetry import Health, HttpRequestMetrics
 
 ROUTES: Final = Path(__file__).with_name("routes.toml")
 SORRY: Final = {
@@ -33,6 +35,7 @@ SORRY: Final = {
     "ward": "Ward information is currently unavailable",
     "finance": "Finance information is currently unavailable",
 }
+_OWN: Final = frozenset({"circuits", PATH.strip("/")})
 _SOON: Final = 2.0  # seconds after which to try again, where the circuit does not know better
 
 
@@ -47,7 +50,7 @@ def fallback(request: Request) -> Response:
 
 
 class FrontDoor:
-    """The gateway, and what it says of itself at `/circuits`.
+    """The gateway, and what it says of itself at `/circuits` and `/actuator`.
 
     Args:
         routes: the route file.
@@ -62,11 +65,16 @@ class FrontDoor:
         fallbacks = {f"/fallback/{service}": sorry for service in SORRY}
         self.gateway = Gateway.from_file(routes, discovery=discovery, fallbacks=fallbacks)
         _check_services(routes)
-        self._own = Starlette(routes=[Route("/circuits", self._circuits)])
+        self.health = Health()
+        self._own = Starlette(routes=[Route("/circuits", self._circuits), actuator(self.health)])
+        self._counted = HttpRequestMetrics(self._answer, template=_path_of)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI: what is not our own is the gateway's."""
-        own = scope["type"] == "http" and scope["path"] == "/circuits"
+        await self._counted(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        own = scope["type"] == "http" and _first(scope) in _OWN
         await (self._own if own else self.gateway)(scope, receive, send)
 
     async def _circuits(self, _: Request) -> Response:
@@ -80,6 +88,15 @@ class FrontDoor:
             for policy in pipeline.policies
             if isinstance(policy, CircuitBreaker)
         }
+
+
+def _first(scope: Scope) -> str:
+    return str(scope["path"]).split("/", 2)[1] if scope["path"].startswith("/") else ""
+
+
+def _path_of(scope: Scope) -> str | None:
+    """Which requests are counted together: those for one service; a path as it was sent may be anything."""
+    return f"/{service}/**" if (service := _first(scope)) in SORRY else None
 
 
 def _check_services(routes: Path | str) -> None:

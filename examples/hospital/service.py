@@ -15,7 +15,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import MetaData
 from starlette.applications import Starlette
@@ -24,15 +24,18 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from examples.hospital.actuator import watch
 from examples.hospital.answers import ServedBy, handlers
 from examples.hospital.database import Database, DatabaseError, Fill
 from examples.support.serving import HOST, listen, log_to_stderr, serve
 from resilient import ConfigError
 from resilient.discovery import Registration, Registry
+from resilient.telemetry import Health
 from resilient.transport.asgi import ResilientMiddleware
 
 T = TypeVar("T", bound=AbstractAsyncContextManager[Any])
 
+_ANYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  # there others find it at the address that reaches the registry
 DRAIN = 1.0  # seconds between "do not send me any more" and the end: callers ask the registry twice as often
 
 
@@ -51,6 +54,7 @@ class Replica:
         self.id = id or f"{service}-{secrets.token_hex(3)}"
         self.registry = registry
         self.database = database
+        self.health = Health({"database": database.ping})
         self.draining = False
         self.held: list[AbstractAsyncContextManager[Any]] = []
 
@@ -108,12 +112,13 @@ class Service:
                     await stack.enter_async_context(registration)
                 yield
 
-        return Starlette(
+        app = Starlette(
             routes=self._routes(replica),
             middleware=[Middleware(ServedBy, replica=replica), Middleware(ResilientMiddleware)],
             exception_handlers=handlers(replica),
             lifespan=lifespan,
         )
+        return watch(app, replica.health)
 
     def main(self, argv: Sequence[str] | None = None) -> None:
         """Run it as a process."""
@@ -133,12 +138,14 @@ class Service:
             parser.error(str(error))
         replica = Replica(self.name, id=arguments.id, registry=registry, database=database)
         listener = listen(arguments.port, host=arguments.host)
+        own = None if arguments.host in _ANYWHERE else arguments.host
         registration = registry.register(
-            self.name, host=arguments.host, port=listener.getsockname()[1], metadata={"replica": replica.id}
+            self.name, host=own, port=listener.getsockname()[1], metadata={"replica": replica.id}
         )
 
         def drain() -> None:
             replica.draining = True
+            replica.health.refuse_traffic()
             registration.set_status("OUT_OF_SERVICE")
 
         serve(self.app(replica, registration), listener, name=replica.id, on_stop=drain, drain=DRAIN)

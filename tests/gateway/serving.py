@@ -21,10 +21,10 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 class Served:
     """An ASGI application behind a real uvicorn, in a thread, on a free port."""
 
-    def __init__(self, app: App, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._socket = socket.create_server((host, port))
+    def __init__(self, app: App) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
-        self.address = f"{host}:{self.port}"
+        self.address = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.address}"
         config = uvicorn.Config(
             app,

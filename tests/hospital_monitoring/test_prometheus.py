@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,12 +18,10 @@ import httpx
 import pytest
 
 from examples.hospital.monitoring.configuration import configuration
-from resilient.discovery import Registration, Registry
-from tests.gateway.serving import Served
-from tests.hospital_monitoring.stand_ins import patient
+from examples.hospital.system import HospitalSystem, Options
+from examples.support.processes import Service
 from tests.peers import require, require_command
 from tests.prometheus_server import PrometheusProcess
-from tests.servers import RegistryProcess
 from tests.waiting import wait_until
 
 SEED = 'http_server_requests_seconds_count{uri=~".*patient.*"}'
@@ -66,101 +65,143 @@ class Receiver:
         self._thread.join()
 
 
-class Ward:
-    """A registry, two patient services in it, Prometheus, and who gets its alerts."""
+class Watched:
+    """The hospital, Prometheus, and who gets its alerts."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, folder: Path) -> None:
         self.receiver = stack.enter_context(Receiver())
-        server = stack.enter_context(RegistryProcess())
-        self.registry = stack.enter_context(Registry.from_url(f"{server.url}?renew_interval=1&lease=3"))
-        self.replicas = [stack.enter_context(Served(patient())) for _ in range(2)]
-        self.registrations = [stack.enter_context(self._register(one)) for one in self.replicas]
-        text = configuration(registry=server.http, receiver=self.receiver.address, interval=1.0)
+        self.hospital = HospitalSystem(Options(folder))
+        stack.callback(self.hospital.stop)
+        self.hospital.start()
+        text = configuration(
+            registry=self.hospital.registry.address,
+            others=[bare(self.hospital.gateway)],
+            receiver=self.receiver.address,
+            interval=1.0,
+        )
         self.prometheus = stack.enter_context(PrometheusProcess(text))
         self.http = stack.enter_context(httpx.Client(trust_env=False))
 
-    def _register(self, replica: Served) -> Registration:
-        metadata = {"replica": f"patient-{replica.port}"}
-        return self.registry.register("patient", host="127.0.0.1", port=replica.port, metadata=metadata)
+    def up(self) -> set[tuple[str, str]]:
+        """(service, address) of who answered the last scrape."""
+        return {(labels["service"], labels["instance"]) for labels, value in self.prometheus.query("up") if value == 1}
 
-    def up(self) -> set[str]:
-        """The instances that answered the last scrape."""
-        return {labels["instance"] for labels, value in self.prometheus.query('up{service="patient"}') if value == 1}
+    def wanted(self) -> set[tuple[str, str]]:
+        """(service, address) of who should."""
+        replicas = {(name, bare(one)) for name, several in self.hospital.replicas.items() for one in several}
+        return {("gateway", bare(self.hospital.gateway)), *replicas}
 
-    def ask(self, replica: Served, times: int) -> None:
+    def health(self, process: Service, group: str = "readiness") -> httpx.Response:
+        """What a process says of itself."""
+        return self.http.get(f"{process.address}/actuator/health/{group}")
+
+    def ask(self, process: Service, times: int) -> None:
         """So many requests of patients."""
-        for number in range(times):
-            assert self.http.get(f"{replica.url}/patient/{number}").status_code == 200
+        for _ in range(times):
+            assert self.http.get(f"{process.address}/patient/1").status_code == 200
+
+
+def bare(process: Service) -> str:
+    """`host:port`, as Prometheus writes it."""
+    return process.address.removeprefix("http://")
 
 
 @pytest.fixture(scope="module")
-def ward() -> Iterator[Ward]:
-    """All of it, for the tests of this file: Prometheus takes seconds to see what is new."""
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """All of it, for the tests of this file: it takes seconds to start, and Prometheus seconds to see what is new."""
     with ExitStack() as stack:
-        yield Ward(stack)
+        yield Watched(stack, tmp_path_factory.mktemp("hospital"))
 
 
-def test_the_replicas_are_found_by_the_registry(ward: Ward) -> None:
-    """By Prometheus's own Eureka discovery, against the library's registry; with their service's name and their own."""
-    wanted = {replica.address for replica in ward.replicas}
-    wait_until(lambda: ward.up() == wanted, timeout=PATIENCE, what="both replicas in Prometheus")
-    labels = [target["labels"] for target in ward.prometheus.targets()]
-    assert {(one["service"], one["replica"], one["instance"]) for one in labels} == {
-        ("patient", f"patient-{replica.port}", replica.address) for replica in ward.replicas
-    }
+@pytest.mark.timeout(120)
+def test_every_process_is_found_and_scraped(watched: Watched) -> None:
+    """The replicas by Prometheus's own Eureka discovery in the library's registry, with their names."""
+    wait_until(lambda: watched.up() == watched.wanted(), timeout=PATIENCE, what="every process in Prometheus")
+    labels = [target["labels"] for target in watched.prometheus.targets()]
+    assert {one["replica"] for one in labels if one["service"] == "patient"} == {"patient-1", "patient-2"}
 
 
-def test_the_seeds_query_counts_what_the_replicas_answered(ward: Ward) -> None:
-    """`http_server_requests_seconds_count{uri=~".*patient.*"}`: one series per replica, under the route's template."""
-    for replica, times in zip(ward.replicas, (3, 7), strict=True):
-        ward.ask(replica, times)
-    counts = {replica.address: float(times) for replica, times in zip(ward.replicas, (3, 7), strict=True)}
+def test_every_process_is_ready_and_says_why(watched: Watched) -> None:
+    """Readiness looks at the database and at the registration; the gateway shows its circuits."""
+    for replica in watched.hospital.all_replicas():
+        answer = watched.health(replica)
+        assert answer.status_code == 200, answer.text
+        components = answer.json()["components"]
+        assert components["database"] == {"status": "UP"}
+        assert [one["status"] for one in components["registration"]["details"].values()] == ["UP"]
+        assert watched.health(replica, "liveness").json()["status"] == "UP"
+    gateway = watched.health(watched.hospital.gateway).json()
+    assert gateway["status"] == "UP"
+    assert set(gateway["components"]["circuitBreakers"]["details"]) >= set(watched.hospital.replicas)
+    assert gateway["components"]["discovery"]["details"]["patient"]["details"]["instances"] == 2
+
+
+def test_the_seeds_query_counts_what_each_replica_answered(watched: Watched) -> None:
+    """`http_server_requests_seconds_count{uri=~".*patient.*"}`, under the route's template and Spring's labels."""
+    query = 'http_server_requests_seconds_count{uri=~".*patient.*",service="patient",uri="/patient/{id}"}'
+    for replica, times in zip(watched.hospital.replicas["patient"], (3, 7), strict=True):
+        watched.ask(replica, times)
+    counts = {f"patient-{number}": float(times) for number, times in ((1, 3), (2, 7))}
 
     def counted() -> bool:
-        found = ward.prometheus.query(SEED)
-        return {labels["instance"]: value for labels, value in found} == counts
+        return {labels["replica"]: value for labels, value in watched.prometheus.query(query)} == counts
 
     wait_until(counted, timeout=PATIENCE, what="the counts in Prometheus")
-    labels = ward.prometheus.query(SEED)[0][0]
-    assert {key: labels[key] for key in ("uri", "method", "status", "outcome", "exception")} == {
-        "uri": "/patient/{id}",
+    labels = watched.prometheus.query(query)[0][0]
+    assert {key: labels[key] for key in ("method", "status", "outcome", "exception")} == {
         "method": "GET",
         "status": "200",
         "outcome": "SUCCESS",
         "exception": "None",
     }
+    assert {labels["service"] for labels, _ in watched.prometheus.query(SEED)} >= {"patient", "gateway"}
 
 
-def test_the_alert_reaches_whoever_stands_at_the_alerting_address(ward: Ward) -> None:
+def test_the_alert_reaches_whoever_stands_at_the_alerting_address(watched: Watched) -> None:
     """Busy replicas make Prometheus post PatientBusy, as Alertmanager's API takes it, with the service in a label."""
 
     def fired() -> list[dict[str, Any]]:
-        for replica in ward.replicas:
-            ward.ask(replica, 5)
-        return ward.receiver.fired("PatientBusy")
+        watched.ask(watched.hospital.gateway, 20)
+        return watched.receiver.fired("PatientBusy")
 
     alert = wait_until(fired, timeout=PATIENCE, what="the alert")[0]
     assert alert["labels"]["service"] == "patient"
     assert float(alert["annotations"]["description"].split()[0]) > 0.15
-    assert ward.prometheus.query(f"avg(rate({SEED}[1m]))")[0][1] > 0.15
+    assert watched.prometheus.query(f"avg(rate({SEED}[1m]))")[0][1] > 0.15
 
 
-def test_a_replica_that_leaves_is_no_target_any_more(ward: Ward) -> None:
-    """Scaling in is no outage: who has left the registry is not missed."""
-    ward.registrations[1].close()
-    gone = ward.replicas[1].address
-    wait_until(lambda: gone not in ward.up(), timeout=PATIENCE, what="the end of the target")
-    assert [target["labels"]["instance"] for target in ward.prometheus.targets()] == [ward.replicas[0].address]
-    assert ward.receiver.fired("ServiceGone") == []
-
-
-def test_the_page_of_a_service_is_clean(ward: Ward) -> None:
-    """`promtool check metrics` finds nothing to say."""
+def test_the_page_of_every_process_is_clean(watched: Watched) -> None:
+    """`promtool check metrics` finds nothing to say, after each has answered and called others."""
     command = require_command("promtool", package="prometheus")
-    ward.ask(ward.replicas[0], 1)
-    page = ward.http.get(f"{ward.replicas[0].url}/actuator/prometheus").content
-    done = subprocess.run([command, "check", "metrics"], input=page, capture_output=True, timeout=30, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    gateway = watched.hospital.gateway
+    watched.http.post(f"{gateway.address}/reception/check_in_patient", params={"patientId": 1})
+    for process in (gateway, *watched.hospital.all_replicas()):
+        page = watched.http.get(f"{process.address}/actuator/prometheus")
+        assert b"http_server_requests_seconds_count" in page.content
+        done = subprocess.run(
+            [command, "check", "metrics"], input=page.content, capture_output=True, timeout=30, check=False
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), process.name
+
+
+def test_a_replica_that_drains_is_not_ready_and_then_not_missed(watched: Watched) -> None:
+    """Scaling in is no outage: it refuses traffic, leaves the registry, and is no target any more."""
+    leaving = watched.hospital.replicas["patient"].pop()
+    leaving.ask_to_stop()
+
+    def draining() -> bool:
+        try:
+            answer = watched.health(leaving)
+        except httpx.TransportError:
+            pytest.fail("it ended before it had said that it drains")
+        return answer.status_code == 503 and answer.json()["components"]["readinessState"]["details"] == {
+            "reason": "draining"
+        }
+
+    wait_until(draining, what="the drain")
+    leaving.end_by(time.monotonic() + 10.0)
+    wait_until(lambda: watched.up() == watched.wanted(), timeout=PATIENCE, what="the end of the target")
+    assert watched.receiver.fired("ServiceGone") == []
 
 
 @pytest.fixture
@@ -190,16 +231,28 @@ def name_server(tmp_path: Path) -> Iterator[list[str]]:
         process.wait(10.0)
 
 
-def test_the_replicas_are_found_by_dns_as_in_a_swarm(name_server: list[str]) -> None:
+def test_the_replicas_are_found_by_dns_as_in_a_swarm(name_server: list[str], tmp_path: Path) -> None:
     """`tasks.patient` has an address per replica, and all of them the same port."""
     with ExitStack() as stack:
-        first = stack.enter_context(Served(patient(), host="127.53.0.2"))
-        second = stack.enter_context(Served(patient(), host="127.53.0.3", port=first.port))
-        text = configuration(names=["tasks.patient"], port=first.port, interval=1.0)
+        first = replica(stack, "127.53.0.2", 0, tmp_path)
+        port = int(first.rpartition(":")[2])
+        second = replica(stack, "127.53.0.3", port, tmp_path)
+        text = configuration(names=["tasks.patient"], port=port, interval=1.0)
         prometheus = stack.enter_context(PrometheusProcess(text, prefix=name_server))
 
         def up() -> set[str]:
             found = prometheus.query('up{service="patient"}')
             return {labels["instance"] for labels, value in found if value == 1}
 
-        wait_until(lambda: up() == {first.address, second.address}, timeout=PATIENCE, what="both replicas by DNS")
+        wait_until(lambda: up() == {first, second}, timeout=PATIENCE, what="both replicas by DNS")
+        answer = httpx.get(f"http://{first}/actuator/health/readiness", trust_env=False)
+        assert (answer.status_code, answer.json()["status"]) == (503, "OUT_OF_SERVICE")  # no registry has listed it
+
+
+def replica(stack: ExitStack, host: str, port: int, folder: Path) -> str:
+    """A patient service at `host`, without a registry; gives `host:port`."""
+    told = ["--host", host, "--port", str(port), "--registry", "eureka://127.0.0.1:9"]
+    database = ["--database", f"sqlite:///{folder}/patient.db"]
+    process = Service(f"patient {host}", "examples.hospital.patient", *told, *database, logs=folder)
+    stack.callback(process.stop)
+    return process.wait_for_address().removeprefix("http://")
