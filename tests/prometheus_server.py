@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any, Self
 
 import httpx
 
+from examples.hospital.monitoring.prometheus import command, free_address, is_ready
 from tests.peers import require_command
 from tests.waiting import wait_until
 
@@ -25,26 +25,19 @@ class PrometheusProcess:
     """
 
     def __init__(self, configuration: str, *, prefix: Sequence[str] = ()) -> None:
-        self._command = [*prefix, require_command("prometheus", package="prometheus")]
+        require_command("prometheus", package="prometheus")
+        self._prefix = prefix
         self._configuration = configuration
         self._folder = tempfile.TemporaryDirectory(prefix="prometheus-")
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.create_server(("127.0.0.1", 0)) as free:  # it takes no port 0
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = free_address()
         self._http = httpx.Client(base_url=f"http://{self.address}", trust_env=False, timeout=10.0)
 
     def __enter__(self) -> Self:
         folder = Path(self._folder.name)
-        (folder / "prometheus.yml").write_text(self._configuration)
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [
-                    *self._command,
-                    f"--config.file={folder / 'prometheus.yml'}",
-                    f"--storage.tsdb.path={folder / 'data'}",
-                    f"--web.listen-address={self.address}",
-                    "--rules.alert.resend-delay=1s",
-                ],
+                [*self._prefix, *command(folder, self._configuration, self.address)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -87,7 +80,4 @@ class PrometheusProcess:
     def _ready(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"Prometheus ended: {self.log()}"
-        try:
-            return self._http.get("/-/ready").status_code == 200
-        except httpx.TransportError:
-            return False
+        return is_ready(self.address)

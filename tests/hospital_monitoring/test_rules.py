@@ -1,11 +1,16 @@
-"""The rules, as promtool reads them."""
+"""The rules, as promtool reads them, and Prometheus as the demo starts it."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
+import httpx
+import pytest
+
 from examples.hospital.monitoring.configuration import ALERTS, configuration
+from examples.hospital.monitoring.prometheus import is_ready, main
+from examples.support.processes import Service
 from tests.peers import require_command
 
 
@@ -45,3 +50,26 @@ def test_a_configuration_with_everything_is_one_that_prometheus_takes(tmp_path: 
     path = tmp_path / "prometheus.yml"
     path.write_text(text)
     assert "is valid prometheus config file syntax" in promtool("check", "config", str(path))
+
+
+def test_prometheus_runs_as_a_process_of_the_demo_and_leaves_nothing(tmp_path: Path) -> None:
+    """It says where it listens, answers there, and is gone after SIGTERM."""
+    require_command("prometheus", package="prometheus")
+    told = ["--registry", "http://127.0.0.1:9", "--also", "127.0.0.1:9", "--alerts", "127.0.0.1:9"]
+    process = Service("prometheus", "examples.hospital.monitoring.prometheus", *told, logs=tmp_path)
+    try:
+        address = process.wait_for_address()
+        assert httpx.get(f"{address}/api/v1/status/runtimeinfo", trust_env=False).status_code == 200
+    finally:
+        process.stop()
+    assert not process.running
+    assert not is_ready(address.removeprefix("http://"))
+
+
+def test_without_prometheus_the_demo_is_told_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is missing, and how to get it."""
+    monkeypatch.setenv("PATH", "")
+    assert main(["--registry", "http://127.0.0.1:9"]) == 127
+    assert capsys.readouterr().err == "prometheus is not installed (Debian: apt-get install prometheus)\n"
