@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -62,12 +63,11 @@ def run(text: str, address: str) -> int:
         print("prometheus is not installed (Debian: apt-get install prometheus)", file=sys.stderr)
         return _NO_COMMAND
     with tempfile.TemporaryDirectory(prefix="hospital-prometheus-") as folder:
-        asked = False
+        asked = threading.Event()
         process: subprocess.Popen[bytes] | None = None
 
         def stop(_number: int, _frame: FrameType | None) -> None:
-            nonlocal asked
-            asked = True
+            asked.set()
             if process is not None:
                 process.terminate()
 
@@ -75,11 +75,11 @@ def run(text: str, address: str) -> int:
             signal.signal(number, stop)  # first, else it would outlive us
         process = subprocess.Popen(command(Path(folder), text, address), stderr=subprocess.STDOUT)  # noqa: S603  # ours
         try:
-            if asked or not _wait_until_ready(process, address):
+            if asked.is_set() or not _wait_until_ready(process, address):
                 return _NO_START
             print(f"prometheus listening on http://{address}", flush=True)
             status = process.wait()
-            return 0 if asked else status
+            return 0 if asked.is_set() else status
         finally:
             _end(process)
 
