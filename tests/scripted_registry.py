@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,12 +55,14 @@ class ScriptedRegistry:
             instance = body["instance"]
             self.listed[parts[1], instance["instanceId"]] = instance
             return 204, None
-        if method == "GET" and len(parts) == 1:
+        if method == "GET" and parts[1:] in ([], ["delta"]):  # as a delta: everybody; who left shows by the hash alone
             apps: dict[str, list[Any]] = {}
             for (app, _), instance in list(self.listed.items()):
                 apps.setdefault(app, []).append(instance)
             found = [{"name": app, "instance": instances} for app, instances in apps.items()]
-            return 200, {"applications": {"versions__delta": "1", "apps__hashcode": "", "application": found}}
+            counts = Counter(instance.get("status", "UP") for instance in list(self.listed.values()))
+            hashcode = "".join(f"{status}_{count}_" for status, count in sorted(counts.items()))
+            return 200, {"applications": {"versions__delta": "1", "apps__hashcode": hashcode, "application": found}}
         if len(parts) < 3:
             return 404, None
         key = parts[1], parts[2]

@@ -9,8 +9,17 @@ import pytest
 
 from resilient import ConfigError
 from resilient.discovery import Instance
+from resilient.discovery.eureka_mirror import Mirror
 from resilient.discovery.eureka_url import EurekaUrl
 from resilient.discovery.eureka_wire import read_applications, write_instance
+from resilient.discovery.instance import Known
+
+
+def read(text: bytes) -> tuple[Known, int]:
+    """Who is usable, and how many can not be read."""
+    mirror = Mirror()
+    known = mirror.fill(read_applications(text))
+    return known, len(mirror.problems)
 
 
 def body(*instances: Any, name: Any = "DEMO") -> bytes:
@@ -27,11 +36,12 @@ FULL: dict[str, Any] = {
     "securePort": {"$": 8443, "@enabled": "false"},
     "metadata": {"zone": "z1", "weight": "2.5"},
 }
+BAD = FULL | {"instanceId": "i-2"}
 
 
 def test_a_full_instance_is_read_with_its_zone_and_weight() -> None:
     """What a real server writes becomes one Instance."""
-    known, skipped, _ = read_applications(body(FULL))
+    known, skipped = read(body(FULL))
     (found,) = known["demo"]
     assert found == Instance("demo", "host1", 8080, "i-1", zone="z1", weight=2.5)
     assert found.metadata == {"zone": "z1", "weight": "2.5"}
@@ -51,23 +61,23 @@ def test_a_full_instance_is_read_with_its_zone_and_weight() -> None:
 )
 def test_the_same_model_comes_of_every_spelling(change: dict[str, Any]) -> None:
     """Numbers as text, missing optional fields and extra fields change nothing."""
-    known, skipped, _ = read_applications(body(FULL | change))
-    assert known["demo"] == read_applications(body(FULL))[0]["demo"]
+    known, skipped = read(body(FULL | change))
+    assert known["demo"] == read(body(FULL))[0]["demo"]
     assert skipped == 0
 
 
 def test_a_single_object_stands_for_a_list() -> None:
     """Old servers write one application or one instance without the array."""
     single = json.dumps({"applications": {"application": {"name": "DEMO", "instance": FULL}}}).encode()
-    assert read_applications(single) == read_applications(body(FULL))
+    assert read(single) == read(body(FULL))
 
 
 @pytest.mark.parametrize(
-    "bad", [None, 7, "text", {}, FULL | {"port": {"$": "x"}}, FULL | {"port": {"$": 70000}}, FULL | {"hostName": ["a"]}]
+    "bad", [None, 7, "text", {}, BAD | {"port": {"$": "x"}}, BAD | {"port": {"$": 70000}}, BAD | {"hostName": ["a"]}]
 )
 def test_one_bad_instance_is_skipped_and_counted(bad: Any) -> None:
     """The rest of the list is used."""
-    known, skipped, _ = read_applications(body(bad, FULL))
+    known, skipped = read(body(bad, FULL))
     assert [instance.id for instance in known["demo"]] == ["i-1"]
     assert skipped == 1
 
@@ -82,7 +92,7 @@ def test_what_is_no_list_is_an_error_not_an_empty_list(text: bytes) -> None:
 def test_an_instance_with_only_the_secure_port_is_secure() -> None:
     """The enabled port is the one that is used."""
     raw = FULL | {"port": {"$": 80, "@enabled": "false"}, "securePort": {"$": 8443, "@enabled": "true"}}
-    (found,) = read_applications(body(raw))[0]["demo"]
+    (found,) = read(body(raw))[0]["demo"]
     assert (found.port, found.secure) == (8443, True)
 
 
@@ -90,15 +100,15 @@ def test_identity_falls_back_to_amazon_then_to_the_host() -> None:
     """The order in which Netflix names an instance."""
     plain = {key: value for key, value in FULL.items() if key != "instanceId"}
     amazon = plain | {"dataCenterInfo": {"name": "Amazon", "metadata": {"instance-id": "i-9"}}}
-    assert read_applications(body(plain))[0]["demo"][0].id == "host1"
-    assert read_applications(body(amazon))[0]["demo"][0].id == "i-9"
+    assert read(body(plain))[0]["demo"][0].id == "host1"
+    assert read(body(amazon))[0]["demo"][0].id == "i-9"
 
 
 def test_applications_that_are_no_objects_are_skipped() -> None:
     """As are weights that are no numbers, and the marker of Java's empty map."""
     odd = FULL | {"metadata": {"weight": "heavy", "@class": "java.util.Collections$EmptyMap", "n": None}}
     text = json.dumps({"applications": {"application": [7, {"name": "DEMO", "instance": odd}, {"name": "E"}]}})
-    known, skipped, _ = read_applications(text.encode())
+    known, skipped = read(text.encode())
     assert skipped == 1
     assert (known["demo"][0].weight, known["demo"][0].metadata) == (1.0, {"weight": "heavy", "n": ""})
 
@@ -110,7 +120,7 @@ def test_what_is_written_is_read_back() -> None:
         write_instance(mine, address="10.0.0.9", status="UP", dirty_ms=17, renew_interval=0.4, lease=1.2)
     )
     raw = written["instance"]
-    assert read_applications(body(raw, name="SHOP"))[0]["shop"] == (mine,)
+    assert read(body(raw, name="SHOP"))[0]["shop"] == (mine,)
     assert raw["app"] == "SHOP"
     assert raw["lastDirtyTimestamp"] == "17"
     assert raw["leaseInfo"]["renewalIntervalInSecs"] == 1

@@ -11,7 +11,16 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from resilient import listen
-from resilient.discovery import Instance, RegistrationLost, RegistrationRegained, RegistryBack, RegistryDown
+from resilient.discovery import (
+    Instance,
+    InstancesStale,
+    Registered,
+    RegistrationLost,
+    RegistrationRegained,
+    RegistryAuthFailed,
+    RegistryBack,
+    RegistryDown,
+)
 from resilient.discovery.eureka_fetch import Fetch
 from resilient.discovery.eureka_lease import EurekaLease
 from resilient.discovery.roster import Roster
@@ -48,7 +57,7 @@ class World:
         self.roster = Roster(self.clock)
         servers = tuple(Server(base) for base in bases or ("http://a/eureka",))
         self.servers = Servers(servers, "eureka://a", self.clock, 5.0)
-        self.fetch = Fetch(self.servers, self.roster, interval, lease, self.clock, lambda: rng)
+        self.fetch = Fetch(self.servers, self.roster, interval, lease, self.clock, lambda: rng, delta=False)
         self.health: Callable[[], bool] | None = None
         self.lease = EurekaLease(
             Instance("me", "", 80),
@@ -237,7 +246,7 @@ def test_an_early_fetch_comes_at_most_once_a_second() -> None:
 
 
 def test_an_outage_keeps_what_is_known_and_lets_its_age_grow(heard: list[Event]) -> None:
-    """One hour without a registry: the same instances, one event, one more when it is back."""
+    """One hour without a registry: the same instances; that it is down, that they are stale, that it is back."""
     world = World()
     world.agenda.jobs = (world.fetch,)
     world.run(1)
@@ -248,10 +257,10 @@ def test_an_outage_keeps_what_is_known_and_lets_its_age_grow(heard: list[Event])
     assert world.roster.age() > 3500
     world.answer = well
     world.run(60)
-    assert [type(event) for event in heard if isinstance(event, (RegistryDown, RegistryBack))] == [
-        RegistryDown,
-        RegistryBack,
-    ]
+    assert [type(event) for event in heard][1:] == [RegistryDown, InstancesStale, RegistryBack]
+    stale = next(event for event in heard if isinstance(event, InstancesStale))
+    assert 90 < stale.age < 130
+    assert "500" in stale.reason
 
 
 @pytest.mark.parametrize("bad", [b"<html>", b"", b"{}"])
@@ -293,7 +302,7 @@ def test_refused_credentials_are_told_once_and_tried_again_at_the_interval(heard
     world.run(95)
     assert world.times("GET") == [0, 30, 60, 90]
     assert {step.server.base for _, step in world.sent} == {"http://a"}
-    assert [(type(event), getattr(event, "refused", None)) for event in heard] == [(RegistryDown, True)]
+    assert [type(event) for event in heard] == [RegistryAuthFailed]
 
 
 def test_a_registry_that_fails_in_one_way_only_is_told_once(heard: list[Event]) -> None:
@@ -396,7 +405,7 @@ def test_a_forgotten_registration_is_posted_again_once_with_a_newer_timestamp(he
     assert world.times("POST") == [0, 30]
     posts = [posted(step)[1] for _, step in world.sent if step.method == "POST"]
     assert posts[1] > posts[0]
-    assert [type(event) for event in heard] == [RegistrationLost, RegistrationRegained]
+    assert [type(event) for event in heard] == [Registered, RegistrationLost, RegistrationRegained]
 
 
 def test_a_failed_renewal_is_repeated_and_not_registered_anew_until_the_lease_is_over(heard: list[Event]) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from resilient.discovery.base import Discovery
 from resilient.discovery.events import (
     InstancesChanged,
+    InstancesStale,
+    Registered,
     RegistrationLost,
     RegistrationRegained,
+    RegistryAuthFailed,
     RegistryBack,
     RegistryDown,
 )
@@ -20,8 +23,11 @@ __all__ = [
     "Registry",
     "Registration",
     "InstancesChanged",
+    "InstancesStale",
+    "Registered",
     "RegistrationLost",
     "RegistrationRegained",
+    "RegistryAuthFailed",
     "RegistryBack",
     "RegistryDown",
 ]

@@ -1,24 +1,31 @@
-"""Asking Eureka for everything, again and again."""
+"""Asking Eureka who is there: everything at first, what changed afterwards, everything again when in doubt."""
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable
 
 from resilient.clock import Clock
-from resilient.discovery.eureka_wire import read_applications
-from resilient.discovery.instance import Known
+from resilient.discovery.eureka_mirror import Mirror
+from resilient.discovery.eureka_wire import Applications, read_applications
 from resilient.discovery.roster import Roster
 from resilient.discovery.servers import Servers
-from resilient.discovery.source import CONFIRM, Source
+from resilient.discovery.source import CONFIRM, Source, told_once
 from resilient.discovery.steps import Answer, Exchange
 
 logger = logging.getLogger("resilient")
 
+_USELESS = 5  # deltas in a row that were of no use, until none is asked for
+_FULL_MODE = 600.0  # seconds without deltas then
+
 
 class Fetch(Source):
     """The job that keeps a roster fresh. Decides only; sends nothing itself.
+
+    A delta is applied when the server's hash of everything confirms the outcome; else everything is fetched in the
+    same cycle, as Netflix's client does. Five useless deltas in a row end them for ten minutes.
 
     Args:
         servers: whom to ask.
@@ -27,6 +34,8 @@ class Fetch(Source):
         lease: seconds after which every producer that lives has renewed, so that an empty answer is believed.
         clock: where time comes from.
         rng: where the spread comes from: a function like `random.random`.
+        delta: whether to ask for changes.
+        confirm: whether an answer that lacks half or all of what is known is doubted at first.
     """
 
     def __init__(
@@ -37,41 +46,112 @@ class Fetch(Source):
         lease: float,
         clock: Clock,
         rng: Callable[[], float] = random.random,
+        *,
+        delta: bool = True,
+        confirm: bool = True,
     ) -> None:
-        self.skipped = 0  # unreadable instances in the last answer
         super().__init__(servers, roster, interval, clock, rng)
         self._lease = lease
+        self._delta = delta
+        self._doubts = confirm
+        self._mirror = Mirror()
+        self._synced = False  # whether the roster is what the mirror says, so that a delta can be applied to both
+        self._useless = 0  # deltas in a row
+        self._full_until = -math.inf
         self._populated = False  # whether any answer named an instance
-        self._read: Known = {}
-        self._listed = 0  # instances of any status in the last answer
-        self._believed = 0  # the same of the answer that is known now
+        self._believed = 0  # instances of any status in the answer that is known now
         self._empty: float | None = None  # since when answers name nobody while somebody is known
         self._doubted = False  # whether the last answer lacked half of what is known, and waits for another
+        self._answer: Applications | None = None  # the last one that could be read
+        self._tell = told_once(f"registry {servers.name}: skipped:")
+
+    @property
+    def skipped(self) -> int:
+        """How many instances of those listed can not be read."""
+        return len(self._mirror.problems)
 
     def _look(self) -> Exchange[None]:
-        answer = yield from self._servers.ask("GET", "/apps/", self._accept, read=True)
-        if answer.good and not answer.error:
-            self._populated = self._populated or bool(self._read)
-            believed = self._believe()
-            if believed and self._populated:
-                self._again()
-            else:  # empty at first: everybody is starting; or in doubt: look again soon
-                most = self._interval if believed else min(self._interval, CONFIRM)
-                self._next = self._clock.monotonic() + self._backoff.next(most)
-            if believed:
-                self._believed = self._listed
-                self._roster.replace(self._read)
-        else:
-            self._empty = None  # a registry that is away may come back empty: its lease begins then
-            self._failed(answer)
+        if self._changes() and (yield from self._change()):
+            return
+        self._synced = False
+        answer = yield from self._servers.ask("GET", "/apps/", self._readable, read=True)
+        if not answer.good or answer.error or self._answer is None:
+            self._away(answer)
+            return
+        said = self._answer.hashcode
+        known = self._mirror.fill(self._answer)
+        if said and said != self._mirror.hashcode:  # servers count while they change: the next one will do
+            logger.debug(
+                "registry %s: the full list is %s, its hash %s", self._servers.name, self._mirror.hashcode, said
+            )
+        if self._learn():
+            self._roster.replace(known)
+            self._synced = True
 
-    def _believe(self) -> bool:
-        """Whether the answer may replace what is known: a registry that restarted has forgotten everybody.
+    def _changes(self) -> bool:
+        """Whether a delta is worth asking for."""
+        return self._synced and self._delta and self._clock.monotonic() >= self._full_until
+
+    def _change(self) -> Exchange[bool]:
+        """Ask what changed; whether that settles this look."""
+        answer = yield from self._servers.ask("GET", "/apps/delta", _accept_delta, read=True)
+        if answer.error or answer.status == 401:
+            self._away(answer)
+            return True
+        if self._readable(answer) or self._answer is None or self._answer.hashcode is None:
+            return self._useful(False, str(answer))
+        changed = self._mirror.apply(self._answer)
+        said = self._answer.hashcode
+        if said != self._mirror.hashcode:
+            return self._useful(False, f"its hash is {said}, ours {self._mirror.hashcode}")
+        self._useful(True, "")
+        if self._learn():
+            self._roster.amend(changed)
+        else:
+            self._synced = False  # what confirms it is a full answer
+        return True
+
+    def _useful(self, useful: bool, why: str) -> bool:
+        """Count the deltas that were of no use."""
+        self._useless = 0 if useful else self._useless + 1
+        if not useful:
+            logger.debug("registry %s: a delta is of no use: %s", self._servers.name, why)
+        if self._useless == _USELESS:
+            self._useless = 0
+            self._full_until = self._clock.monotonic() + _FULL_MODE
+            logger.info("registry %s: no deltas for %.0f s: %s", self._servers.name, _FULL_MODE, why)
+        return useful
+
+    def _away(self, answer: Answer) -> None:
+        self._empty = None  # a registry that is away may come back empty: its lease begins then
+        self._failed(answer)
+
+    def _learn(self) -> bool:
+        """Say when to look again, and whether the mirror is believed."""
+        listed = self._mirror.listed
+        self._tell(
+            [f"instance {name!r} of {service!r}: {why}" for (service, name), why in self._mirror.problems.items()]
+        )
+        self._populated = self._populated or listed > 0
+        believed = self._believe(listed)
+        if believed and self._populated:
+            self._again()
+        else:  # empty at first: everybody is starting; or in doubt: look again soon
+            most = self._interval if believed else min(self._interval, CONFIRM)
+            self._next = self._clock.monotonic() + self._backoff.next(most)
+        if believed:
+            self._believed = listed
+        return believed
+
+    def _believe(self, listed: int) -> bool:
+        """Whether the mirror may replace what is known: a registry that restarted has forgotten everybody.
 
         One that names nobody must stay so for a lease, until the producers that live have renewed; one that lacks half
         must come twice.
         """
-        if self._believed and not self._listed:
+        if not self._doubts:
+            return True
+        if self._believed and not listed:
             now = self._clock.monotonic()
             if self._empty is None:
                 self._empty = now
@@ -81,17 +161,21 @@ class Fetch(Source):
                 )
             return now - self._empty >= self._lease
         self._empty = None
-        self._doubted = 0 < 2 * self._listed <= self._believed and not self._doubted
+        self._doubted = 0 < 2 * listed <= self._believed and not self._doubted
         return not self._doubted
 
-    def _accept(self, answer: Answer) -> str:
+    def _readable(self, answer: Answer) -> str:
+        """Why an answer can not be read, or "" when it is kept in `_answer`."""
+        self._answer = None
         if not answer.good:
             return str(answer)
         try:
-            self._read, skipped, self._listed = read_applications(answer.body)
+            self._answer = read_applications(answer.body)
         except ValueError as error:
             return str(error)
-        if skipped and skipped != self.skipped:
-            logger.warning("registry %s: %d unreadable instances are skipped", self._servers.name, skipped)
-        self.skipped = skipped
         return ""
+
+
+def _accept_delta(answer: Answer) -> str:
+    """What a server says when it has no deltas, or not yet, is an answer: it is asked for everything instead."""
+    return "" if answer.good or answer.status in {403, 404} else str(answer)

@@ -9,15 +9,35 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from collections.abc import Iterator
+from sys import intern
+from typing import Any, NamedTuple
 
 from resilient.discovery.instance import Instance
 
 _DATA_CENTER = {"@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"}
 
 
-def read_applications(body: bytes) -> tuple[dict[str, tuple[Instance, ...]], int, int]:
-    """The UP instances by service (lower case, in order of ids), how many could not be read, how many are listed.
+class Listed(NamedTuple):
+    """One instance as a server lists it, usable or not."""
+
+    service: str  # in lower case
+    id: str
+    status: str
+    deleted: bool
+    instance: Instance | None  # None when it is not UP, is deleted, or can not be read
+    problem: str = ""  # why it can not be read
+
+
+class Applications(NamedTuple):
+    """One answer to `/apps/` or `/apps/delta`."""
+
+    hashcode: str | None  # `STATUS_count_` of everything that the server lists; None when it does not say
+    listed: Iterator[Listed]
+
+
+def read_applications(body: bytes) -> Applications:
+    """What a server lists, or what changed there lately.
 
     Raises:
         ValueError: when the body is no application list at all.
@@ -28,22 +48,39 @@ def read_applications(body: bytes) -> tuple[dict[str, tuple[Instance, ...]], int
         raise ValueError(f"no application list: {body[:60]!r}") from error
     if not isinstance(applications, dict):
         raise ValueError(f"no application list: {body[:60]!r}")  # noqa: TRY004  # the body is wrong, not an argument
-    services: dict[str, dict[str, Instance]] = {}
-    skipped = listed = 0
+    hashcode = applications.get("apps__hashcode")
+    return Applications(hashcode if isinstance(hashcode, str) else None, _listed(applications))
+
+
+def _listed(applications: dict[str, Any]) -> Iterator[Listed]:
     for application in _many(applications.get("application")):
         if not isinstance(application, dict):
-            skipped += 1
+            yield Listed("", "", "", deleted=False, instance=None, problem=f"{_short(application)} is no application")
             continue
         for raw in _many(application.get("instance")):
-            listed += 1
-            try:
-                instance = _instance(raw, application.get("name"))
-            except (TypeError, ValueError, KeyError, AttributeError):
-                skipped += 1
-                continue
-            if instance is not None:
-                services.setdefault(instance.service, {})[instance.id] = instance
-    return {name: tuple(found[key] for key in sorted(found)) for name, found in services.items()}, skipped, listed
+            yield _one(raw, application.get("name"))
+
+
+def _one(raw: Any, application: object) -> Listed:
+    """Tolerant: what can be said of it is said, however much of it is wrong."""
+    if not isinstance(raw, dict):
+        return Listed("", "", "", deleted=False, instance=None, problem=f"{_short(raw)} is no instance")
+    status = raw.get("status")
+    status = "UP" if status is None else str(status).upper()  # missing: UP, the default of Netflix's own model
+    service = str(raw.get("app") or application or "").lower()
+    name = _id(raw)
+    if raw.get("actionType") == "DELETED":
+        return Listed(service, name, status, deleted=True, instance=None)
+    try:
+        instance = _instance(raw, service, name) if status == "UP" else None
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        return Listed(service, name, status, deleted=False, instance=None, problem=str(error))
+    return Listed(service, name, status, deleted=False, instance=instance)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _many(value: Any) -> list[Any]:
@@ -53,32 +90,38 @@ def _many(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _instance(raw: dict[str, Any], application: object) -> Instance | None:
-    """The instance, or None when it is not UP; raises when it can not be read."""
-    status = raw.get("status")
-    if status is not None and str(status).upper() != "UP":  # missing: UP, the default of Netflix's own model
-        return None
-    service = str(raw.get("app") or application or "").lower()
+def _amazon(raw: dict[str, Any]) -> dict[str, Any]:
+    center = raw.get("dataCenterInfo")
+    found = center.get("metadata") if isinstance(center, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _id(raw: dict[str, Any]) -> str:
+    """Netflix's order: the id, the name that Amazon gave the machine, the host."""
+    return str(
+        raw.get("instanceId") or _amazon(raw).get("instance-id") or raw.get("hostName") or raw.get("ipAddr") or ""
+    )
+
+
+def _instance(raw: dict[str, Any], service: str, name: str) -> Instance:
+    """The instance; raises when it can not be read."""
     host = raw.get("hostName") or raw.get("ipAddr")
     if not service or not isinstance(host, str):
-        raise ValueError("an instance without a name or an address")
-    center = raw.get("dataCenterInfo")
-    amazon = center.get("metadata") if isinstance(center, dict) else None
-    amazon = amazon if isinstance(amazon, dict) else {}
+        raise ValueError(f"it has no {'address' if service else 'service'}")
     given = raw.get("metadata")
-    metadata = {
-        str(key): "" if value is None else str(value)
+    metadata = {  # keys, zones and the like are the same text in many instances: kept once
+        intern(str(key)): "" if value is None else intern(str(value))
         for key, value in (given if isinstance(given, dict) else {}).items()
         if key != "@class"
     }
     port, secure = _port(raw)
     return Instance(
-        service=service,
+        service=intern(service),
         host=host,
         port=port,
-        id=str(raw.get("instanceId") or amazon.get("instance-id") or host),
+        id=name,
         secure=secure,
-        zone=metadata.get("zone") or amazon.get("availability-zone"),
+        zone=metadata.get("zone") or _amazon(raw).get("availability-zone"),
         weight=_weight(metadata.get("weight")),
         metadata=metadata,
     )
@@ -93,11 +136,14 @@ def _port(raw: dict[str, Any]) -> tuple[int, bool]:
         number, enabled = (value.get("$"), value.get("@enabled")) if isinstance(value, dict) else (value, None)
         if not (usually if enabled is None else str(enabled).lower() == "true"):
             continue
-        port = int(str(number))
+        try:
+            port = int(str(number))
+        except ValueError:
+            raise ValueError(f"port {_short(number)} is no number") from None
         if not 0 < port < 65536:
-            raise ValueError(f"port {port}")
+            raise ValueError(f"port {port} is not one of 1 to 65535")
         return port, secure
-    raise ValueError("no port is enabled")
+    raise ValueError("none of its ports is enabled")
 
 
 def _weight(text: str | None) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from resilient.clock import REAL_CLOCK, Clock
 from resilient.discovery.bell import Bell
 from resilient.discovery.condition import Condition
-from resilient.discovery.events import RegistrationLost, RegistrationRegained
+from resilient.discovery.events import Registered, RegistrationLost, RegistrationRegained
 from resilient.discovery.instance import Instance
 from resilient.discovery.servers import Servers
 from resilient.discovery.steps import Answer, Backoff, Exchange, Send, Server, pace, until
@@ -188,8 +188,8 @@ class KeptLease:
     def _gain(self) -> None:
         again, self._missing = self._missing, False
         logger.info("%s registered%s in %s", self.instance.id, " again" if again else "", self._servers.name)
-        if again:
-            publish(RegistrationRegained(self.instance.service, self._clock.monotonic(), self.instance))
+        kind = RegistrationRegained if again else Registered
+        publish(kind(self.instance.service, self._clock.monotonic(), self.instance))
         self._listed()
 
     def _lose(self, reason: str) -> None:

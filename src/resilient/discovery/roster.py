@@ -83,23 +83,35 @@ class Roster:
         self._each[service] = self._clock.monotonic()
         self._take({**self.known, service: _kept(self.known, service, found)}, {service: found})
 
-    def _take(self, known: Known, changed: Known) -> None:
+    def amend(self, changed: Known) -> None:
+        """Take a new answer about some services, each whole; one without instances is gone."""
+        old = self.known
+        kept = {service: _kept(old, service, found) for service, found in changed.items()}
+        self._take({service: found for service, found in {**old, **kept}.items() if found}, changed)
+
+    def _take(self, known: Known, changed: Iterable[str]) -> None:
         old, self.known = self.known, known
         self.confirmed = self._clock.monotonic()
-        for service, after in changed.items():
-            before = old.get(service, ())
-            if before != after:
-                self._tell(Change(service, added=_without(after, before), removed=_without(before, after)))
+        for service in changed:
+            before, after = old.get(service, ()), known.get(service, ())
+            if before is not after:
+                self._tell(service, before, after)
 
-    def _tell(self, change: Change) -> None:
-        if not (change.added or change.removed):
-            return
-        for listener in self._listeners.get(change.service, ()):
-            try:
-                listener(change)
-            except Exception:
-                logger.exception("a listener raised on %r; nothing else changes", change)
-        publish(InstancesChanged(change.service, self._clock.monotonic(), change.added, change.removed))
+    def _tell(self, service: str, before: tuple[Instance, ...], after: tuple[Instance, ...]) -> None:
+        # By identity first: a fleet of thousands in which ten changed is not compared field by field.
+        were, are = set(map(id, before)), set(map(id, after))
+        came = [instance for instance in after if id(instance) not in were]
+        went = [instance for instance in before if id(instance) not in are]
+        change = Change(service, added=_without(came, went), removed=_without(went, came))
+        if change.added or change.removed:
+            for listener in self._listeners.get(service, ()):
+                try:
+                    listener(change)
+                except Exception:
+                    logger.exception("a listener raised on %r; nothing else changes", change)
+        event = InstancesChanged.between(service, self._clock.monotonic(), came, went)
+        if event is not None:
+            publish(event)
 
     def after_fork_in_child(self) -> None:
         """Keep what is known; forget the parent's waiters and whoever held the lock."""
@@ -110,10 +122,10 @@ class Roster:
 def _kept(old: Known, service: str, found: tuple[Instance, ...]) -> tuple[Instance, ...]:
     """A service that did not change keeps its tuple, so that a balancer sees "unchanged" by identity."""
     before = old.get(service, ())
-    same = before == found and all(a.metadata == b.metadata for a, b in zip(before, found, strict=True))
+    same = before == found and all(a is b or a.metadata == b.metadata for a, b in zip(before, found, strict=True))
     return before if same else found
 
 
-def _without(these: Iterable[Instance], those: tuple[Instance, ...]) -> tuple[Instance, ...]:
+def _without(these: Iterable[Instance], those: Iterable[Instance]) -> tuple[Instance, ...]:
     known = set(those)
     return tuple(instance for instance in these if instance not in known)

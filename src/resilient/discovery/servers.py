@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from resilient.clock import Clock
-from resilient.discovery.events import RegistryBack, RegistryDown
+from resilient.discovery.events import RegistryAuthFailed, RegistryBack, RegistryDown
 from resilient.discovery.steps import Answer, Exchange, Send, Server
 from resilient.events import publish
 
@@ -32,7 +32,7 @@ class Servers:
         self.timeout = timeout
         self.local: str | None = None  # our own address on the last connection that reached a server
         self._troubles: dict[str, str] = {}  # by purpose: reading may fail while renewing works
-        self._told: bool | None = None  # what RegistryDown said of `refused`; None while the registry is up
+        self._told: bool | None = None  # whether RegistryAuthFailed was told; None while the registry is up
         self._servers = servers
         self._clock = clock
         self._first = 0
@@ -87,10 +87,11 @@ class Servers:
                 break
             why = f"{server.base}: {why}"
             self._aside[server] = self._clock.monotonic() + _ASIDE
-        if answer.refused:
+        refused = bool(why) and answer.refused  # else the caller takes 403 for an answer
+        if refused:
             why = f"HTTP status {answer.status}: the registry refuses our credentials, or it is still starting"
-        self._note(why, purpose or (_READING if read else _WRITING), refused=answer.refused)
-        return answer if not why or answer.refused else Answer(answer.status, error=why, local=answer.local)
+        self._note(why, purpose or (_READING if read else _WRITING), refused=refused)
+        return answer if not why or refused else Answer(answer.status, error=why, local=answer.local)
 
     def forget_writing(self) -> None:
         """Nothing is written any more, so that it failed is no trouble any more."""
@@ -104,7 +105,7 @@ class Servers:
             if self._told is None or (refused and not self._told):
                 self._told = refused
                 logger.warning("registry %s is down: %s; what is known stays known", self.name, trouble)
-                publish(RegistryDown(self.name, now, trouble, refused))
+                publish((RegistryAuthFailed if refused else RegistryDown)(self.name, now, trouble))
             return
         self._troubles.pop(purpose, None)
         if not self._troubles and self._told is not None:

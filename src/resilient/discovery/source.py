@@ -8,13 +8,16 @@ import random
 from collections.abc import Callable, Sequence
 
 from resilient.clock import Clock
+from resilient.discovery.events import InstancesStale
 from resilient.discovery.roster import Roster
 from resilient.discovery.servers import Servers
 from resilient.discovery.steps import Answer, Backoff, Exchange, pace
+from resilient.events import publish
 
 logger = logging.getLogger("resilient")
 
 _SHOWN = 5  # problems named in one line of the log
+_STALE = 3  # intervals without a confirmed answer
 _SOONEST = 1.0  # seconds between looks that somebody asked for
 CONFIRM = 4.0  # seconds, ± 20 %, at most until an answer that lacks too much is confirmed
 
@@ -46,6 +49,7 @@ class Source:
         self._backoff = Backoff(interval, rng)
         self._next = self._started = -math.inf
         self._soon = False
+        self._stale = False  # whether that was told
 
     def _look(self) -> Exchange[None]:
         """Ask once; ends in `_again` or `_failed`."""
@@ -68,7 +72,22 @@ class Source:
         try:
             yield from self._look()
         finally:
+            self._tell_age()
             self._roster.answers.ring()  # who waits asks again, whatever came of it
+
+    def _age(self) -> float:
+        """Seconds since what this job looks for was confirmed."""
+        return self._roster.age()
+
+    def _tell_age(self) -> None:
+        """Tell once when what is known was not confirmed for three intervals."""
+        age = self._age()
+        stale = _STALE * self._interval < age < math.inf
+        if stale and not self._stale:
+            reason = self._servers.trouble
+            logger.warning("registry %s: what is known is %.0f s old: %s", self._servers.name, age, reason or "doubted")
+            publish(InstancesStale(self._servers.name, self._clock.monotonic(), age, reason))
+        self._stale = stale
 
     def _again(self, seconds: float | None = None) -> None:
         """It went well: look again after the interval, or after `seconds`."""
