@@ -76,15 +76,20 @@ class ServedBy:
         await self._app(scope, receive, sending if scope["type"] == "http" else send)
 
 
+def told(replica: Replica, problem: Problem) -> Response:
+    """What a caller reads of a problem."""
+    more = {"problems": problem.problems} if problem.problems else {}
+    answer = replica.answer({"error": problem.sentence, **more}, problem.status)
+    answer.headers.update(problem.headers)
+    return answer
+
+
 def handlers(replica: Replica) -> Mapping[Any, ExceptionHandler]:
     """What a caller reads when a request can not be served."""
 
     async def problem(_: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)
-        more = {"problems": error.problems} if error.problems else {}
-        answer = replica.answer({"error": error.sentence, **more}, error.status)
-        answer.headers.update(error.headers)
-        return answer
+        return told(replica, error)
 
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

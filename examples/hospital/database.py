@@ -67,7 +67,7 @@ class Database:
         Raises:
             DatabaseError: when the database is not there, after half a minute of trying.
         """
-        again = Retry("database", attempts=12, on=_may_pass)
+        again = Retry(attempts=12, on=_may_pass)
         try:
             await again.acall(self._set_up, fill)
         except (DBAPIError, OSError) as error:

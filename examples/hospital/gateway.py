@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,7 @@ from examples.hospital.actuator import PATH, actuator
 from examples.support.serving import HOST, listen, log_to_stderr, serve
 from resilient import CircuitBreaker, ConfigError
 from resilient.checks import did_you_mean
-from resilient.gateway import Failure, Gateway
+from resilient.gateway import Answer, Failure, Gateway
 from resilient.gateway.route_file import read_file
 from resilient.telemetry import Health, HttpRequestMetrics
 
@@ -39,14 +40,15 @@ _OWN: Final = frozenset({"circuits", PATH.strip("/")})
 _SOON: Final = 2.0  # seconds after which to try again, where the circuit does not know better
 
 
-def fallback(request: Request) -> Response:
-    """What a user reads when a service does not answer: the gateway itself speaks, so it has no replica's id."""
-    failure: Failure | None = getattr(request.state, "failure", None)
-    if failure is None:
-        return JSONResponse({"error": "There is nothing here."}, 404)
-    wait = math.ceil(failure.retry_after or _SOON)
-    said = {"error": SORRY[request.path_params["service"]], "reason": failure.detail, "retry_after": wait}
-    return JSONResponse(said, failure.status, headers={"Retry-After": str(wait)})
+def sorry(service: str) -> Callable[[Failure], Answer]:
+    """What a user reads when a service does not answer: the gateway itself speaks, so no replica is named."""
+
+    def answer(failure: Failure) -> Answer:
+        wait = math.ceil(failure.retry_after or _SOON)
+        said = {"error": SORRY[service], "reason": failure.detail, "retry_after": wait}
+        return Answer(said, headers={"Retry-After": str(wait)})
+
+    return answer
 
 
 class FrontDoor:
@@ -61,8 +63,7 @@ class FrontDoor:
     """
 
     def __init__(self, routes: Path | str, discovery: str | None) -> None:
-        sorry = Starlette(routes=[Route("/fallback/{service}", fallback)])
-        fallbacks = {f"/fallback/{service}": sorry for service in SORRY}
+        fallbacks = {f"/fallback/{service}": sorry(service) for service in SORRY}
         self.gateway = Gateway.from_file(routes, discovery=discovery, fallbacks=fallbacks)
         _check_services(routes)
         self.health = Health()

@@ -166,7 +166,7 @@ class Reception:
         wanted = select(check_ins).where(check_ins.c.id > after).order_by(check_ins.c.id).limit(limit)
         states = select(check_ins.c.state, func.count()).group_by(check_ins.c.state)
         async with self._database.reading() as connection:
-            counts: dict[str, int] = dict((await connection.execute(states)).tuples().all())
+            counts = {str(state): int(count) for state, count in await connection.execute(states)}
             rows = (await connection.execute(wanted)).mappings().all()
         return self._replica.answer(
             {"count": sum(counts.values()), "states": counts, "check_ins": [_shown(row) for row in rows]}

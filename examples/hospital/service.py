@@ -22,10 +22,10 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp
 
 from examples.hospital.actuator import watch
 from examples.hospital.answers import ServedBy, handlers
+from examples.hospital.chaos import Breakable
 from examples.hospital.database import Database, DatabaseError, Fill
 from examples.support.serving import HOST, listen, log_to_stderr, serve
 from resilient import ConfigError
@@ -47,14 +47,24 @@ class Replica:
         id: how this copy calls itself, in every answer; default the name and something unique.
         registry: where it is listed, and where it finds the others.
         database: of the service.
+        chaos: whether it may be told to misbehave.
     """
 
-    def __init__(self, service: str, *, id: str | None, registry: Registry, database: Database) -> None:  # noqa: A002  # the registry's word
+    def __init__(
+        self,
+        service: str,
+        *,
+        id: str | None,  # noqa: A002  # the registry's word
+        registry: Registry,
+        database: Database,
+        chaos: bool = False,
+    ) -> None:
         self.service = service
         self.id = id or f"{service}-{secrets.token_hex(3)}"
         self.registry = registry
         self.database = database
         self.health = Health({"database": database.ping})
+        self.chaos = chaos
         self.draining = False
         self.held: list[AbstractAsyncContextManager[Any]] = []
 
@@ -90,11 +100,11 @@ class Service:
     ) -> None:
         self.name = name
         self._doc = doc or name
-        self._metadata = metadata
+        self.metadata = metadata
         self._routes = routes
-        self._fill = fill
+        self.fill = fill
 
-    def app(self, replica: Replica, registration: Registration | None = None) -> ASGIApp:
+    def app(self, replica: Replica, registration: Registration | None = None) -> Starlette:
         """The service as a web application.
 
         Args:
@@ -114,7 +124,11 @@ class Service:
 
         app = Starlette(
             routes=self._routes(replica),
-            middleware=[Middleware(ServedBy, replica=replica), Middleware(ResilientMiddleware)],
+            middleware=[
+                Middleware(ServedBy, replica=replica),
+                Middleware(ResilientMiddleware),
+                *([Middleware(Breakable, replica=replica)] if replica.chaos else []),
+            ],
             exception_handlers=handlers(replica),
             lifespan=lifespan,
         )
@@ -128,15 +142,16 @@ class Service:
         parser.add_argument("--id", help="how this replica calls itself (default: the name and six hex digits)")
         parser.add_argument("--host", default=HOST, help="where to listen, and where others find it (%(default)s)")
         parser.add_argument("--port", type=int, default=0, help="where to listen (default: any free port)")
+        parser.add_argument("--chaos", action="store_true", help="may be told to misbehave at /chaos, for rehearsals")
         arguments = parser.parse_args(argv)
         log_to_stderr()
         try:
             registry = Registry.from_url(arguments.registry)
-            database = Database(arguments.database, self._metadata)
-            asyncio.run(database.set_up(self._fill))
+            database = Database(arguments.database, self.metadata)
+            asyncio.run(database.set_up(self.fill))
         except (ConfigError, DatabaseError) as error:
             parser.error(str(error))
-        replica = Replica(self.name, id=arguments.id, registry=registry, database=database)
+        replica = Replica(self.name, id=arguments.id, registry=registry, database=database, chaos=arguments.chaos)
         listener = listen(arguments.port, host=arguments.host)
         own = None if arguments.host in _ANYWHERE else arguments.host
         registration = registry.register(

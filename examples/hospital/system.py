@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from examples.hospital.chaos import PATH
 from examples.support.processes import Service, StartError
 from examples.support.system import System
 
@@ -126,13 +127,18 @@ class HospitalSystem(System):
         """The states of the gateway's circuits, by route."""
         return self.get(f"{self.gateway.address}/circuits")
 
+    def chaos(self, name: str, **wanted: object) -> None:
+        """Tell every replica of a service how to misbehave from now on: `latency=2.0`, `fail=True`, or nothing."""
+        for replica in self.replicas[name]:
+            self._http.post(f"{replica.address}{PATH}", json=wanted).raise_for_status()
+
     def database_url(self, name: str) -> str:
         """Where a service's data is."""
         return f"sqlite:///{self._folder / name}.db"
 
     def _launch_replica(self, name: str) -> Service:
         told = ["--registry", self.registry_url, "--database", self.database_url(name)]
-        return self.launch(name, f"examples.hospital.{name}", "--id", id_of(self.next_name(name)), *told)
+        return self.launch(name, f"examples.hospital.{name}", "--id", id_of(self.next_name(name)), "--chaos", *told)
 
     def _launch_gateway(self, port: int) -> Service:
         module = "examples.hospital.gateway"

@@ -36,7 +36,7 @@ def routes(replica: Replica) -> Sequence[BaseRoute]:
         wanted = select(entries).where(entries.c.id > after).order_by(entries.c.id).limit(limit)
         states = select(entries.c.state, func.count()).group_by(entries.c.state)
         async with replica.database.reading() as connection:
-            counts: dict[str, int] = dict((await connection.execute(states)).tuples().all())
+            counts = {str(state): int(count) for state, count in await connection.execute(states)}
             rows = (await connection.execute(wanted)).mappings().all()
         return replica.answer(
             {"count": sum(counts.values()), "states": counts, "entries": [_shown(row) for row in rows]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -88,6 +89,14 @@ class Service:
         """End it as a crash would: it cannot say goodbye to anybody."""
         self._process.kill()
         self._process.wait()
+
+    def suspend(self) -> None:
+        """Have it hang: it is there, takes connections, and does nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Have it go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Ask it to end, and see to it."""
