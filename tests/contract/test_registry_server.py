@@ -12,11 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
@@ -26,50 +25,9 @@ from resilient.registry_server import RegistryServer, RegistryStore
 from resilient.registry_server.app import RegistryApp
 from resilient.registry_server.page import MAX_ROWS
 from resilient.registry_server.record import Record
+from tests.registry_calls import JSON, ask, instance, register
 from tests.servers import RegistryProcess
 from tests.waiting import wait_until
-
-MY_OWN = {"@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"}
-JSON = {"Accept": "application/json"}
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-def ask(
-    port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, *, chunked: bool = False
-) -> Answer:
-    """One request, byte for byte as given: no client library adds headers or normalises the path."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.putrequest(method, path, skip_accept_encoding=True)
-        for name, value in (headers or {}).items():
-            connection.putheader(name, value)
-        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection.putheader(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(data)))))
-        connection.endheaders(iter([data[:7], data[7:]]) if chunked else data, encode_chunked=chunked)
-        response = connection.getresponse()
-        return Answer(response.status, response.headers, response.read())
-    finally:
-        connection.close()
-
-
-def instance(name: str = "i-1", /, **said: Any) -> dict[str, Any]:
-    return {"instance": {"instanceId": name, "hostName": "h", "app": "DEMO", "ipAddr": "10.0.0.1",
-                         "dataCenterInfo": MY_OWN, "lastDirtyTimestamp": "1000", **said}}  # fmt: skip
-
-
-def register(port: int, name: str = "i-1", /, **said: Any) -> None:
-    body = instance(name, **said)
-    answer = ask(port, "POST", f"/eureka/apps/{body['instance']['app']}", body, {"Content-Type": "application/json"})
-    assert (answer.status, answer.body) == (204, b"")
 
 
 @pytest.fixture
@@ -157,7 +115,7 @@ def test_what_is_no_registration_is_refused(
 @pytest.mark.parametrize(
     "path",
     ["//eureka/apps", "/eureka//apps", "/eureka/apps//i-1", "/apps", "/eureka/nope", "/nope", "/eureka/apps/a/b/c",
-     "/eureka/apps/%FF", "/eureka/status"],
+     "/eureka/apps/%FF", "/eureka/status/x"],
 )  # fmt: skip
 def test_other_paths_are_not_there(port: int, path: str) -> None:
     """Double slashes too, as on Netflix's server; the answer is empty."""
@@ -222,6 +180,38 @@ def test_metadata_is_merged_by_query(port: int) -> None:
     found = ask(port, "GET", "/eureka/instances/i-1", headers=JSON).json["instance"]["metadata"]
     assert found == {"zone": "b", "my key": "ü", "none": ""}
     assert ask(port, "PUT", "/eureka/apps/DEMO/i-1/metadata?=x").status == 400
+
+
+def test_the_compact_form_has_what_is_needed_to_call(port: int) -> None:
+    """For whoever asks with X-Eureka-Accept; lists and services, JSON and XML; optional fields only when given."""
+    register(port, vipAddress="v", asgName="asg", metadata={"k": "v"})
+    headers = {**JSON, "X-Eureka-Accept": "compact"}
+    fields = ["instanceId", "app", "ipAddr", "vipAddress", "dataCenterInfo", "hostName", "status",
+              "lastUpdatedTimestamp", "actionType", "port", "securePort", "asgName"]  # fmt: skip
+    whole = ask(port, "GET", "/eureka/apps", headers=headers).json["applications"]
+    assert list(whole) == ["application", "versions__delta", "apps__hashcode"]
+    for answer in (whole["application"][0], ask(port, "GET", "/eureka/apps/DEMO", headers=headers).json["application"]):
+        assert list(answer["instance"][0]) == fields
+        assert isinstance(answer["instance"][0]["lastUpdatedTimestamp"], int)
+    listed = ET.fromstring(ask(port, "GET", "/eureka/apps", headers={"X-Eureka-Accept": "compact"}).body)
+    found = listed.find("application/instance")
+    assert found is not None
+    assert {child.tag for child in found} == set(fields)
+
+
+def test_the_registry_says_how_it_is(port: int) -> None:
+    """`/status` in Netflix's form: its machine, no replicas, itself."""
+    answer = ask(port, "GET", "/eureka/v2/status", headers=JSON).json
+    assert list(answer) == ["generalStats", "applicationStats", "instanceInfo"]
+    assert list(answer["generalStats"]) == [
+        "environment", "num-of-cpus", "total-avail-memory", "current-memory-usage", "server-uptime",
+    ]  # fmt: skip
+    assert set(answer["applicationStats"].values()) == {""}
+    assert answer["instanceInfo"]["app"] == "EUREKA"
+    assert answer["instanceInfo"]["port"] == {"$": port, "@enabled": "true"}
+    written = ET.fromstring(ask(port, "GET", "/eureka/status").body)
+    assert [child.tag for child in written] == list(answer)
+    assert written.findtext("instanceInfo/app") == "EUREKA"
 
 
 def test_a_delta_tells_what_came_changed_and_left(port: int) -> None:
@@ -431,7 +421,10 @@ def test_the_embedded_server_keeps_its_port_and_forgets_the_rest() -> None:
 @pytest.mark.parametrize(
     ("path", "arguments"),
     [("host", {"host": ""}), ("port", {"port": 70_000}), ("port", {"port": "8761"}),
-     ("eviction_interval", {"eviction_interval": 0}), ("max_instances", {"max_instances": -1})],
+     ("eviction_interval", {"eviction_interval": 0}), ("max_instances", {"max_instances": -1}),
+     ("max_bytes", {"max_bytes": 0}), ("max_connections", {"max_connections": 0}),
+     ("answer_timeout", {"answer_timeout": 0}), ("auth", {"auth": ("u", "")}), ("auth", {"auth": ("u:v", "p")}),
+     ("auth", {"auth": "up"})],
 )  # fmt: skip
 def test_a_bad_argument_is_refused_at_once(path: str, arguments: dict[str, Any]) -> None:
     """The error names it, before anything listens."""
@@ -563,20 +556,3 @@ def test_the_command_alone_shows_its_help() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "run a small Eureka-compatible service registry" in done.stderr
     assert re.fullmatch(r"resilient \d+\.\d+\.\d+\n", command("--version").stdout)
-
-
-@pytest.mark.parametrize("sent", [b"", b"GET /eureka/apps HTTP/1.1\r\nHost: h\r\nX-Slow: "])
-def test_a_connection_that_sends_no_whole_request_is_closed(sent: bytes) -> None:
-    """A few hundred of them would keep heartbeats out; one that asks goes on."""
-    with RegistryServer(head_timeout=0.2) as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as slow:
-            slow.sendall(sent)
-            assert slow.recv(1) == b""
-        well = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-        well.connect()
-        kept, until = well.sock, time.monotonic() + 1.0  # several looks
-        while time.monotonic() < until:
-            well.request("GET", "/eureka/apps")
-            assert well.getresponse().read()
-            assert well.sock is kept
-        well.close()

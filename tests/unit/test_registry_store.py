@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from resilient.errors import ConfigError
-from resilient.registry_server import RegistryStore
+from resilient.registry_server import RegistryStore, encoding
 from resilient.registry_server.app import RegistryApp
+from resilient.registry_server.encoding_json import size
 from resilient.registry_server.record import Record, hashcode, resulting_status
 from resilient.registry_server.store import MAX_METADATA_KEYS, RegistryFullError
 from resilient.testing import VirtualClock
@@ -225,6 +226,76 @@ def test_names_that_come_and_go_do_not_fill_the_memory() -> None:
     assert len(store.delta().leases) <= 10
 
 
+def test_the_list_does_not_grow_beyond_its_bytes() -> None:
+    """New and larger ones are refused, with what there may be; smaller ones, renewals and overrides are not."""
+    store = RegistryStore(clock=VirtualClock(), max_bytes=2_000)
+    store.register(record("a", vip="v" * 800))
+    with pytest.raises(RegistryFullError, match="its list may have 2,000 bytes"):
+        store.register(record("b", vip="v" * 800))
+    with pytest.raises(RegistryFullError, match="its list may have 2,000 bytes"):
+        store.merge_metadata("DEMO", "a", {"k": "v" * 1_000})
+    assert store.get("DEMO", "b") is None
+    assert store.override("DEMO", "a", "OUT_OF_SERVICE")
+    store.register(record("a", vip="v" * 10))
+    store.register(record("b"))
+    assert len(store) == 2
+    listed = encoding.applications(store.all(), 1, as_json=True)
+    assert len(listed) <= 2_000 + len(encoding.applications([], 1, as_json=True)) + len(
+        '{"name":"DEMO","instance":[]},'
+    )
+
+
+def test_an_operators_word_is_taken_by_a_full_registry() -> None:
+    """Taking an instance out must not fail because OUT_OF_SERVICE is longer than UP."""
+    store = RegistryStore(clock=VirtualClock())
+    store.register(record("a"))
+    full = RegistryStore(clock=VirtualClock(), max_bytes=size(store.all()[0]))
+    full.register(record("a"))
+    assert full.override("DEMO", "a", "OUT_OF_SERVICE")
+    assert full.renew("DEMO", "a")
+    full.register(record("a"))  # what it grew by belongs to it
+
+
+def test_what_left_is_as_bounded_as_what_is_there() -> None:
+    """Large instances that come and go under ever new names push each other out of the delta."""
+    store = RegistryStore(clock=VirtualClock(), max_bytes=10_000)
+    for number in range(100):
+        store.register(record(str(number), vip="v" * 1_000))
+        store.cancel("DEMO", str(number))
+    told = store.delta().leases
+    assert 1 <= len(told) <= 9
+    assert told[-1].record.id == "99"
+
+
+def test_self_preservation_keeps_everybody_when_many_fall_silent_at_once() -> None:
+    """More than 15 % late: nobody goes, the page can say how many; once most are back, the others go."""
+    clock = VirtualClock()
+    store = RegistryStore(clock=clock, self_preservation=True)
+    names = [str(number) for number in range(20)]
+    for name in names:
+        store.register(record(name, duration=10))
+    clock.advance(8.0)
+    for name in names[4:]:
+        store.renew("DEMO", name)
+    clock.advance(3.0)
+    assert store.evict() == []
+    assert store.protected == 4
+    store.renew("DEMO", "0")
+    assert sorted(gone.id for gone in store.evict()) == ["1", "2", "3"]
+    assert store.protected == 0
+
+
+def test_without_self_preservation_whoever_fell_silent_goes() -> None:
+    """The default: also when it is everybody."""
+    clock = VirtualClock()
+    store = RegistryStore(clock=clock)
+    for name in "abc":
+        store.register(record(name, duration=10))
+    clock.advance(11.0)
+    assert len(store.evict()) == 3
+    assert store.protected == 0
+
+
 def test_a_delta_tells_each_change_once_in_its_present_state() -> None:
     """An instance that changed three times is told once; one that left is told as DELETED with its last status."""
     store = RegistryStore(clock=VirtualClock())
@@ -284,7 +355,8 @@ def test_the_check_sum_counts_statuses_in_alphabetical_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value"), [("max_instances", 0), ("max_instances", True), ("delta_seconds", 0), ("delta_seconds", "3")]
+    ("path", "value"),
+    [("max_instances", 0), ("max_instances", True), ("max_bytes", 0), ("delta_seconds", 0), ("delta_seconds", "3")],
 )
 def test_a_bad_limit_is_refused_at_once(path: str, value: object) -> None:
     """The error names the argument."""

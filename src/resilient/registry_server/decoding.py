@@ -236,7 +236,7 @@ def _no_constant(text: str) -> NoReturn:
 
 
 def unescape_name(name: str) -> str:
-    """Undo `encoding.escape_name`."""
+    """Undo `encoding_xml.escape_name`."""
     return re.sub(
         r"__|_-|((?:_\.[0-9a-fA-F]{4})+)",
         lambda found: {"__": "_", "_-": "$"}.get(found[0]) or _of_utf16(found[0]),

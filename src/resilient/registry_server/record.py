@@ -76,7 +76,8 @@ class Record:
 class Lease:
     """A record and when it was last heard of. Never changed: a renewal is a new lease.
 
-    `json` and `xml` keep its written forms: instances are listed far more often than they renew.
+    `json` and `xml` keep the written forms of the record, split where the time of the last renewal belongs: instances
+    are listed far more often than they change.
     """
 
     __slots__ = ("json", "record", "renewed", "renewed_ms", "xml")
@@ -85,14 +86,24 @@ class Lease:
         self.record = record
         self.renewed = renewed  # on the monotonic clock, in seconds
         self.renewed_ms = renewed_ms
-        self.json: str | None = None
-        self.xml: str | None = None
+        self.json: tuple[str, str] | None = None
+        self.xml: tuple[str, str] | None = None
+
+    def heard(self, now: float, now_ms: int) -> Lease:
+        """The same record, last heard of now."""
+        lease = Lease(self.record, now, now_ms)
+        lease.json, lease.xml = self.json, self.xml
+        return lease
 
 
 def hashcode(leases: Iterable[Lease]) -> str:
     """Eureka's check sum of a list: `DOWN_1_UP_3_`, by status name; clients compare it with their own copy."""
-    counts = Counter(lease.record.status for lease in leases)
-    return "".join(f"{status}_{count}_" for status, count in sorted(counts.items()))
+    return hashcode_of(Counter(lease.record.status for lease in leases))
+
+
+def hashcode_of(statuses: Mapping[str, int]) -> str:
+    """The same from how many instances have each status."""
+    return "".join(f"{status}_{count}_" for status, count in sorted(statuses.items()) if count)
 
 
 def resulting_status(said: str, overridden: str, before: str | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,9 +11,15 @@ from typing import NamedTuple
 from resilient.checks import positive_seconds, whole
 from resilient.clock import SYSTEM_CLOCK, Clock, wall_ms
 from resilient.errors import ResilienceError
-from resilient.registry_server.record import Lease, Record, hashcode, resulting_status
+from resilient.registry_server.changes import Changes
+from resilient.registry_server.encoding_json import size
+from resilient.registry_server.record import Lease, Record, hashcode_of, resulting_status
 
+MAX_INSTANCES = 20_000
+MAX_BYTES = 32 * 1024 * 1024  # of the JSON list of everything; MAX_INSTANCES of the usual 900 bytes are 18 MB
 MAX_METADATA_KEYS = 1_000  # of one instance; merging is the only way to grow a record beyond a request's size
+MAX_RECORD = 128 * 1024  # bytes of JSON that one instance may become by merging
+_PROTECTED = 0.15  # of the instances: Eureka's threshold, from the other side
 
 
 class RegistryFullError(ResilienceError):
@@ -37,9 +43,14 @@ class RegistryStore:
     Args:
         clock: leases are measured on it; default the machine's monotonic clock.
         wall: epoch milliseconds, for the timestamps on the wire.
-        max_instances: registrations beyond are refused; default 100,000.
+        max_instances: registrations beyond are refused; default 20,000.
+        max_bytes: how large the JSON list of all instances may become, beyond which registrations are refused; default
+            32 MiB. The process takes some five times as much.
         delta_seconds: how long a change is told, default 180 s (Eureka's); clients that poll less often see that their
             check sum differs, and ask for everything.
+        self_preservation: True keeps every instance while more than 15 % of them have not renewed in time, because it
+            is likelier that the network is down than that they are. Default False: what crashed is gone, which is
+            what development and small fleets need; of six instances one alone is more than 15 %.
 
     Raises:
         ConfigError: when a value is out of range.
@@ -50,19 +61,26 @@ class RegistryStore:
         *,
         clock: Clock = SYSTEM_CLOCK,
         wall: Callable[[], int] = wall_ms,
-        max_instances: int = 100_000,
+        max_instances: int = MAX_INSTANCES,
+        max_bytes: int = MAX_BYTES,
         delta_seconds: float = 180.0,
+        self_preservation: bool = False,
     ) -> None:
         self._clock = clock
         self._wall = wall
         self._max = whole("RegistryStore", "max_instances", max_instances)
+        self._max_bytes = whole("RegistryStore", "max_bytes", max_bytes)
         self._delta_seconds = positive_seconds("RegistryStore", "delta_seconds", delta_seconds)
+        self._self_preservation = self_preservation
         self._lock = threading.Lock()
         self._apps: dict[str, dict[str, Lease]] = {}
         self._count = 0
-        self._changes: OrderedDict[tuple[str, str], tuple[float, Lease | None]] = OrderedDict()  # a Lease: it left
-        self._version = wall()  # not 1: py_eureka_client skips a delta whose version and check sum it knows, and after
-        # a restart a small number would come again with other instances behind it
+        self._bytes = 0
+        self._statuses: Counter[str] = Counter()
+        self._protected = 0
+        # The version does not begin at 1: py_eureka_client skips a delta whose version and check sum it knows, and
+        # after a restart a small number would come again with other instances behind it.
+        self._changes = Changes(most=self._max, most_bytes=self._max_bytes, version=wall())
 
     def __len__(self) -> int:
         return self._count
@@ -70,11 +88,16 @@ class RegistryStore:
     def __repr__(self) -> str:
         return f"<RegistryStore {self._count} instances of {len(self._apps)} services>"
 
+    @property
+    def protected(self) -> int:
+        """How many instances self-preservation kept at the last look though their leases have ended."""
+        return self._protected
+
     def register(self, record: Record) -> None:
         """Take in an instance, or a newer description of one; one that is older than the known is only a renewal.
 
         Raises:
-            RegistryFullError: when it is new and there are `max_instances`.
+            RegistryFullError: when it is new and there are `max_instances`, or it takes the list beyond `max_bytes`.
         """
         with self._lock:
             now_ms = self._wall()
@@ -112,7 +135,7 @@ class RegistryStore:
                 return False
             if dirty_ms is not None and dirty_ms > (lease.record.dirty_ms or 0):
                 return False
-            self._apps[app][instance] = Lease(lease.record, self._clock.monotonic(), self._wall())
+            self._apps[app][instance] = lease.heard(self._clock.monotonic(), self._wall())
             return True
 
     def cancel(self, app: str, instance: str) -> bool:
@@ -132,7 +155,7 @@ class RegistryStore:
         """Add to an instance's metadata, until its next registration; False when it is not there.
 
         Raises:
-            RegistryFullError: when it would have more than 1,000 keys.
+            RegistryFullError: when it would have more than 1,000 keys or 128 KiB, or takes the list beyond `max_bytes`.
         """
         with self._lock:
             lease = self._apps.get(app, {}).get(instance)
@@ -144,7 +167,8 @@ class RegistryStore:
                     f"an instance may have {MAX_METADATA_KEYS:,} metadata keys, not {len(merged):,}"
                 )
             now_ms = self._wall()
-            self._put_locked(replace(lease.record, metadata=merged, action="ADDED", updated_ms=now_ms), now_ms)
+            changed = replace(lease.record, metadata=merged, action="ADDED", updated_ms=now_ms)
+            self._put_locked(changed, now_ms, most=MAX_RECORD)
             return True
 
     def get(self, app: str, instance: str) -> Lease | None:
@@ -169,9 +193,9 @@ class RegistryStore:
     def delta(self) -> Delta:
         """What changed in the last `delta_seconds`, in its present state."""
         with self._lock:
-            self._forget_locked()
-            leases = [gone or self._apps[app][instance] for (app, instance), (_, gone) in self._changes.items()]
-            return Delta(leases, hashcode(self._all_locked()), self._version)
+            self._changes.forget_before(self._clock.monotonic() - self._delta_seconds)
+            leases = [gone or self._apps[app][instance] for (app, instance), gone in self._changes]
+            return Delta(leases, hashcode_of(self._statuses), self._changes.version)
 
     def evict(self, *, paused: float = 0.0) -> list[Record]:
         """Remove every instance whose lease has ended, and return them.
@@ -182,12 +206,16 @@ class RegistryStore:
         """
         with self._lock:
             now = self._clock.monotonic()
-            self._forget_locked()
+            self._changes.forget_before(now - self._delta_seconds)
             if paused > 0:
                 for leases in self._apps.values():
                     for instance, lease in leases.items():
-                        leases[instance] = Lease(lease.record, min(now, lease.renewed + paused), lease.renewed_ms)
+                        leases[instance] = lease.heard(min(now, lease.renewed + paused), lease.renewed_ms)
             ended = [lease.record for lease in self._all_locked() if now > lease.renewed + lease.record.duration]
+            self._protected = 0
+            if self._self_preservation and len(ended) > _PROTECTED * self._count:
+                self._protected = len(ended)
+                return []
             for record in ended:
                 self._remove_locked(record.app, record.id)
             return ended
@@ -202,25 +230,35 @@ class RegistryStore:
             if lease is None:
                 return False
             now_ms, record = self._wall(), lease.record
-            self._put_locked(
-                replace(
-                    record,
-                    status=status,
-                    overridden=overridden,
-                    dirty_ms=max(record.dirty_ms or 0, dirty_ms or 0),
-                    action="MODIFIED",
-                    updated_ms=now_ms,
-                    up_ms=record.up_ms or (now_ms if status == "UP" else 0),
-                ),
-                now_ms,
+            changed = replace(
+                record,
+                status=status,
+                overridden=overridden,
+                dirty_ms=max(record.dirty_ms or 0, dirty_ms or 0),
+                action="MODIFIED",
+                updated_ms=now_ms,
+                up_ms=record.up_ms or (now_ms if status == "UP" else 0),
             )
+            self._put_locked(changed, now_ms, checked=False)  # an operator's word is small, and always taken
             return True
 
-    def _put_locked(self, record: Record, now_ms: int) -> None:
-        leases = self._apps.setdefault(record.app, {})
-        self._count += record.id not in leases
-        leases[record.id] = Lease(record, self._clock.monotonic(), now_ms)
-        self._changed_locked(record, None)
+    def _put_locked(self, record: Record, now_ms: int, *, most: int | None = None, checked: bool = True) -> None:
+        leases = self._apps.get(record.app, {})
+        old = leases.get(record.id)
+        lease = Lease(record, self._clock.monotonic(), now_ms)
+        weighs = size(lease)
+        grown = self._bytes + weighs - (size(old) if old else 0)
+        if checked and most is not None and weighs > most:
+            raise RegistryFullError(f"an instance may have {most:,} bytes, not {weighs:,}")
+        if checked and grown > max(self._max_bytes, self._bytes):
+            raise RegistryFullError(f"the registry is full: its list may have {self._max_bytes:,} bytes")
+        self._apps.setdefault(record.app, leases)[record.id] = lease
+        self._bytes = grown
+        self._count += old is None
+        if old is not None:
+            self._statuses[old.record.status] -= 1
+        self._statuses[record.status] += 1
+        self._changes.add((record.app, record.id), lease.renewed)
 
     def _remove_locked(self, app: str, instance: str) -> Lease | None:
         lease = self._apps.get(app, {}).get(instance)
@@ -231,22 +269,12 @@ class RegistryStore:
         if not self._apps[app]:
             del self._apps[app]
         self._count -= 1
+        self._bytes -= size(lease)
+        self._statuses[lease.record.status] -= 1
         record = replace(lease.record, action="DELETED", updated_ms=now_ms, evicted_ms=now_ms)
-        self._changed_locked(record, Lease(record, lease.renewed, lease.renewed_ms))
+        gone = Lease(record, lease.renewed, lease.renewed_ms)
+        self._changes.add((app, instance), self._clock.monotonic(), gone, size(lease))
         return lease
-
-    def _changed_locked(self, record: Record, gone: Lease | None) -> None:
-        key = record.app, record.id
-        self._version += 1
-        self._changes[key] = self._clock.monotonic(), gone
-        self._changes.move_to_end(key)
-        if len(self._changes) > self._max:  # a client that comes and goes under ever new names; others see by the
-            self._changes.popitem(last=False)  # check sum that something is missing, and ask for everything
-
-    def _forget_locked(self) -> None:
-        oldest = self._clock.monotonic() - self._delta_seconds
-        while self._changes and next(iter(self._changes.values()))[0] < oldest:
-            self._changes.popitem(last=False)
 
     def _all_locked(self) -> list[Lease]:
         return [lease for leases in self._apps.values() for lease in leases.values()]
