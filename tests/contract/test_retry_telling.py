@@ -61,7 +61,7 @@ class TestTelling:
             with pytest.raises(ConnectionError) as caught:
                 make(attempts=attempts)(failing)()
             depths.append(len(traceback.extract_tb(caught.value.__traceback__)))
-        assert depths[0] == depths[1] <= 5
+        assert depths[0] == depths[1] <= 6
 
     def test_one_error_object_raised_again_and_again(self, drive: Drive, make: Make) -> None:
         """It is no context of itself, and does not collect notes."""

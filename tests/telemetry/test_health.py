@@ -29,6 +29,17 @@ def report(request: pytest.FixtureRequest) -> Report:
 
 
 @pytest.fixture
+def left() -> set[str]:
+    """The circuits that other tests' modules hold for good: they are in the report, too."""
+    return set(circuits(Health().report()))
+
+
+def circuits(found: HealthInfo) -> dict[str, Any]:
+    """Its circuits by name."""
+    return dict(found.components["circuitBreakers"].details) if "circuitBreakers" in found.components else {}
+
+
+@pytest.fixture
 def released() -> Iterator[threading.Event]:
     """What a hung check waits for; set at the end, so that its thread ends."""
     event = threading.Event()
@@ -36,9 +47,11 @@ def released() -> Iterator[threading.Event]:
     event.set()
 
 
-def test_a_process_without_checks_lives_and_is_ready(report: Report) -> None:
+def test_a_process_without_checks_lives_and_is_ready(report: Report, left: set[str]) -> None:
     """The document is that of Spring Boot's Actuator."""
     found = report(Health()).as_dict()
+    if left:
+        del found["components"]["circuitBreakers"]
     assert found == {
         "status": "UP",
         "components": {"livenessState": {"status": "UP"}, "readinessState": {"status": "UP"}},
@@ -265,10 +278,10 @@ def test_a_required_circuit_is_down_while_it_refuses_and_no_longer(clock: Virtua
     assert report(health, "readiness").status == "DOWN"
 
 
-def test_a_required_circuit_that_is_not_there_is_seen(report: Report) -> None:
+def test_a_required_circuit_that_is_not_there_is_seen(report: Report, left: set[str]) -> None:
     """It may be made later; a name that is misspelt stands out."""
     found = report(Health(required=["dbb"]), "readiness")
-    assert found.components["circuitBreakers"].details == {"dbb": {"status": "UNKNOWN"}}
+    assert {name: one for name, one in circuits(found).items() if name not in left} == {"dbb": {"status": "UNKNOWN"}}
     assert found.status == "UP"
 
 
@@ -278,8 +291,9 @@ def test_the_circuits_of_a_keyed_are_counted_by_state(report: Report) -> None:
     for name in "abc":
         tenants[name].call(len, "")
     tenants["b"].open(60.0)
-    found = report(Health(), "readiness").components["circuitBreakers"].details
-    assert found == {"keyed": {"status": "UP", "details": {"CLOSED": 2, "OPEN": 1}}}
+    found = circuits(report(Health(), "readiness"))
+    assert found["keyed"] == {"status": "UP", "details": {"CLOSED": 2, "OPEN": 1}}
+    assert not any(name in found for name in "abc")
 
 
 def test_services_that_are_called_are_shown_with_their_instances(report: Report) -> None:
@@ -305,7 +319,12 @@ def test_who_was_never_listed_is_not_ready_and_a_registry_that_goes_away_changes
         with registry.register("patient", port=8080, host="127.0.0.1") as registration:
             first = report(health, "readiness")
             assert first.status == "OUT_OF_SERVICE"
-            assert first.components["registration"].details == {"patient:8080": {"status": "OUT_OF_SERVICE"}}
+            details = dict(
+                first.components["registration"].details
+            )  # its id is known when it has tried for the first time
+            assert details in (
+                {one: {"status": "OUT_OF_SERVICE"}} for one in ("patient:8080", "127.0.0.1:patient:8080")
+            )
             with server:
                 wait_until(lambda: report(health, "readiness").status == "UP", what="the registration")
             wait_until(lambda: not registration.registered, what="the loss of the registration")
