@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
+
+from tests.dnsmasq import Dnsmasq
 
 
 class Rig:
@@ -110,3 +113,78 @@ class FileRig(Rig):
 
     def close(self) -> None:
         self._folder.cleanup()
+
+
+class DnsRig(Rig):
+    """A real nameserver with address records."""
+
+    def __init__(self) -> None:
+        self.server = Dnsmasq()
+        self.lines: list[str] = []
+        self.url = f"dns://{{service}}.ex.test:8001?nameserver={self.server.address}&timeout=0.4"
+
+    def put(self, service: str, host: str, port: int) -> None:
+        self.lines.append(f"{host} {service}.ex.test")
+        self.server.hosts(self.lines)
+
+    def drop(self, service: str, host: str, port: int) -> None:
+        self.lines.remove(f"{host} {service}.ex.test")
+        self.server.hosts(self.lines)
+
+    def spoil(self) -> str:
+        return ""  # nothing in an address record can be wrong
+
+    def start(self) -> None:
+        self.server.start()
+
+    def kill(self) -> None:
+        self.server.kill()
+
+    def hang(self) -> None:
+        self.server.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.server.signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        self.server.__exit__(None, None, None)
+
+
+class SrvRig(DnsRig):
+    """A real nameserver with SRV records, which it reads when it starts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.url = f"srv://_{{service}}._tcp.ex.test?nameserver={self.server.address}&timeout=0.4"
+        self._running = False
+
+    def _record(self, service: str, host: str, port: int) -> list[str]:
+        target = f"h{host.replace('.', '-')}.ex.test"
+        return [f"--srv-host=_{service}._tcp.ex.test,{target},{port},0,1", f"--host-record={target},{host}"]
+
+    def _changed(self) -> None:
+        if self._running:
+            self.kill()
+            self.start()
+
+    def put(self, service: str, host: str, port: int) -> None:
+        self.server.records += self._record(service, host, port)
+        self._changed()
+
+    def drop(self, service: str, host: str, port: int) -> None:
+        for record in self._record(service, host, port):
+            self.server.records.remove(record)
+        self._changed()
+
+    def spoil(self) -> str:
+        self.server.records.append("--srv-host=_producer._tcp.ex.test,nowhere.ex.test,8001,0,1")
+        self._changed()
+        return "the SRV target nowhere.ex.test. has no address"
+
+    def start(self) -> None:
+        self._running = True
+        super().start()
+
+    def kill(self) -> None:
+        self._running = False
+        super().kill()

@@ -20,6 +20,8 @@ _PROVIDERS = {
     "http": ("resilient.discovery.eureka", "EurekaDiscovery"),
     "https": ("resilient.discovery.eureka", "EurekaDiscovery"),
     "file": ("resilient.discovery.file", "FileDiscovery"),
+    "dns": ("resilient.discovery.dns", "DnsDiscovery"),
+    "srv": ("resilient.discovery.dns", "DnsDiscovery"),
     "static": ("resilient.discovery.static", "StaticDiscovery"),
 }
 
@@ -76,8 +78,8 @@ class Discovery(Runs):
 
         Args:
             url: `eureka://user:pw@a:8761,b:8761/eureka?fetch_interval=30`, `http(s)://host:8761/eureka/` (Eureka too),
-                `file:///etc/services.json?poll=2` or `static://producer=a:1,b:2;other=c:3`; default: the environment's
-                $RESILIENT_DISCOVERY.
+                `dns://tasks.{service}:8080`, `srv://_{service}._tcp.example.org`, `file:///etc/services.json?poll=2` or
+                `static://producer=a:1,b:2;other=c:3`; default: the environment's $RESILIENT_DISCOVERY.
 
         Raises:
             ConfigError: when there is no URL, its scheme is unknown, or a part of it is wrong; for

@@ -60,7 +60,7 @@ def read_url(url: str, known: Mapping[str, tuple[Any, Read]], *, port: int | Non
     user, colon, password = credentials.partition(":")
     return UrlParts(
         scheme.lower(),
-        tuple(_host(scheme, host.strip(), port) for host in hosts.split(",") if host.strip()),
+        tuple(host_port(scheme, host.strip(), port) for host in hosts.split(",") if host.strip()),
         unquote(user) if at else None,
         unquote(password) if colon else None,
         unquote(path),
@@ -73,7 +73,8 @@ def wrong(scheme: str, problem: str, *, option: str | None = None) -> NoReturn:
     raise ConfigError(f"{scheme}:// URL: {problem}", path=f"url.{option}" if option else "url")
 
 
-def _host(scheme: str, text: str, default: int | None) -> str:
+def host_port(scheme: str, text: str, default: int | None) -> str:
+    """`text` as `host` or `host:port`, the port of the default when it names none."""
     try:
         parts = urlsplit(f"//{text}")
         name, port = parts.hostname, parts.port
