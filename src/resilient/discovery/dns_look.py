@@ -92,6 +92,9 @@ class DnsLook(Source):
         self._targets: dict[str, list[str]] = {}  # what each SRV target resolved to when it last did
         self._tell = told_once(f"{servers.name}: {question.service}:")
 
+    def _age(self) -> float:
+        return self._roster.age(self._question.service)
+
     def _look(self) -> Exchange[None]:
         self._ttl = LONGEST
         try:
