@@ -140,9 +140,10 @@ def test_subscribers_hear_what_came_and_went(rig: Rig) -> None:
     for each in (ONE, TWO, THREE):
         rig.put("producer", *each)
     changes: list[Change] = []
-    with Discovery.from_url(rig.url) as found:
-        found.subscribe("producer", lambda change: 1 / 0)
-        stop = found.subscribe("Producer", changes.append)
+    found = Discovery.from_url(rig.url)
+    stop = found.subscribe("Producer", changes.append)
+    found.subscribe("producer", lambda change: 1 / 0)
+    with found:
         sees(found, ONE, TWO, THREE)
         rig.put("producer", *FOUR)
         sees(found, ONE, TWO, THREE, FOUR)
@@ -310,18 +311,19 @@ def test_a_listener_may_close_and_is_not_made_to_wait(rig: Rig) -> None:
     """Blocking the refresh's own thread would wait for nobody: waiting is refused in words, closing is at once."""
     rig.put("producer", *ONE)
     told: list[object] = []
-    with Discovery.from_url(rig.url) as found:
+    found = Discovery.from_url(rig.url)
 
-        def listener(change: Change) -> None:
-            try:
-                found.wait("nobody")
-            except ConfigError as error:
-                told.append(str(error))
-            began = time.monotonic()
-            found.close()
-            told.append(time.monotonic() - began)
+    def listener(change: Change) -> None:
+        try:
+            found.wait("nobody")
+        except ConfigError as error:
+            told.append(str(error))
+        began = time.monotonic()
+        found.close()
+        told.append(time.monotonic() - began)
 
-        found.subscribe("producer", listener)
+    found.subscribe("producer", listener)
+    with found:
         wait_until(lambda: len(told) == 2, timeout=15, what="the listener's end")
         wait_until(lambda: not loops(found), what="the end of the thread")
     assert "would block" in str(told[0])
@@ -332,8 +334,9 @@ def test_a_listener_may_close_and_is_not_made_to_wait(rig: Rig) -> None:
 def test_a_listener_that_exits_ends_the_refresh_for_a_moment_only(rig: Rig) -> None:
     """`sys.exit()` in a thread that is not theirs ends nothing for anybody else."""
     rig.put("producer", *ONE)
-    with Discovery.from_url(rig.url) as found:
-        stop = found.subscribe("producer", lambda change: sys.exit())
+    found = Discovery.from_url(rig.url)
+    stop = found.subscribe("producer", lambda change: sys.exit())
+    with found:
         found.wait("producer", timeout=15)
         stop()
         rig.put("producer", *TWO)
