@@ -86,5 +86,5 @@ def test_pauses_grow_up_to_a_limit() -> None:
 async def test_a_broker_is_used_inside_its_block() -> None:
     """Outside there is no connection, and nobody who would close one."""
     broker = broker_of_url("nats://127.0.0.1:4222")
-    with pytest.raises(ConfigError, match="async with"):
+    with pytest.raises(RuntimeError, match="async with"):
         await broker.publish("open_invoice", {}, id="1")

@@ -3,7 +3,10 @@
 from examples.hospital.messages.broker import Broker, BrokerAwayError, broker_of_url
 from examples.hospital.messages.counts import Counts, CountsSnapshot
 from examples.hospital.messages.delivery import DEAD_LETTERS, Handler, Redelivery
+from examples.hospital.messages.inbox import Inbox
 from examples.hospital.messages.message import Message
+from examples.hospital.messages.outbox import Outbox
+from examples.hospital.messages.relay import Relay
 
 __all__ = [
     "DEAD_LETTERS",
@@ -12,7 +15,10 @@ __all__ = [
     "Counts",
     "CountsSnapshot",
     "Handler",
+    "Inbox",
     "Message",
+    "Outbox",
     "Redelivery",
+    "Relay",
     "broker_of_url",
 ]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -116,21 +117,14 @@ class Broker(ABC):
                     level, "%s takes no %s now, trying again (%s: %s)", group, topic, type(error).__name__, error
                 )
                 troubled = True
-                await self._pause(_AGAIN)
+                await unless_set(self._closing, _AGAIN)
 
     async def _bury(self, letter: dict[str, Any], message_id: str) -> None:
         await self._send(DEAD_LETTERS, encode(letter), message_id)
 
-    async def _pause(self, seconds: float) -> None:
-        """Sleep, but not while we are closing."""
-        try:
-            await asyncio.wait_for(self._closing.wait(), seconds)
-        except TimeoutError:
-            return
-
     def _check_open(self) -> None:
         if not self._open:
-            raise ConfigError("Broker: use it inside `async with broker_of_url(...) as broker`")
+            raise RuntimeError("a broker is used inside `async with broker_of_url(...) as broker`")
 
     async def __aenter__(self) -> Self:
         self._open = True
@@ -158,6 +152,12 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=0.5)
     await asyncio.gather(*tasks, return_exceptions=True)  # so that nobody complains about an error not looked at
+
+
+async def unless_set(event: asyncio.Event, seconds: float) -> None:
+    """Sleep, or until `event` is set."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 async def unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

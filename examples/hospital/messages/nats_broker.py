@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import Error
+from nats.errors import Error, MaxPayloadError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header, PubAck, StorageType, StreamConfig
@@ -22,6 +22,7 @@ from examples.hospital.messages.broker import Broker, BrokerAwayError, end, unle
 from examples.hospital.messages.counts import Counts
 from examples.hospital.messages.delivery import Desk, Redelivery
 from examples.hospital.messages.message import Message, UnreadableBodyError, decode
+from resilient.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,8 @@ class NatsBroker(Broker):
             raise BrokerAwayError(f"no connection to nats://{self._host}:{self._port}")
         try:
             ack = await unless(self._lost, self._publish(topic, data, message_id))
+        except MaxPayloadError as error:
+            raise ConfigError(f"message: body is longer than this server takes ({len(data):,} bytes)") from error
         except (Error, OSError) as error:
             raise BrokerAwayError(f"the broker did not confirm the message ({_words(error)})") from error
         if ack is None:
