@@ -89,6 +89,12 @@ class Colour:
             return result
         return self._loop.run_until_complete(result) if asyncio.iscoroutine(result) else result
 
+    def settle(self) -> None:
+        """Let the loop do what was asked of it."""
+        if self._loop is not None:
+            for _ in range(3):
+                self._loop.run_until_complete(asyncio.sleep(0))
+
     def close(self) -> None:
         """Close the client and its loop."""
         if self.client is not None:

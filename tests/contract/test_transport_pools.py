@@ -13,7 +13,6 @@ from resilient import (
 )
 from resilient.discovery import Instance
 from resilient.errors import FailureInfo
-from resilient.testing import VirtualClock
 from resilient.transport import AsyncResilientTransport, ResilientTransport
 from resilient.transport.httpx_errors import TransportCircuitOpenError, TransportTimeoutError
 from tests.colours import Chunks, Colour, Wire, colours, name, opened
@@ -38,27 +37,23 @@ def test_every_instance_has_a_pool_of_its_own_closed_with_the_client(colour: Col
     assert [wire.closed for wire in colour.wires] == [1, 1, 1, 1]
 
 
-def test_a_pool_of_an_instance_that_left_is_closed_when_idle(colour: Colour) -> None:
-    """Not while a body is read, not before 60 s without use, not while the instance is listed."""
-    clock = VirtualClock()
+def test_a_pool_is_closed_when_its_instance_left_and_its_last_call_has_ended(colour: Colour) -> None:
+    """At once when nobody uses it, else after the last body; the others stay, and who comes back gets a new pool."""
     discovery = Listed(*instances("abc"))
-    colour.open(lambda r, i: httpx.Response(200, stream=Chunks(b"x")), discovery, clock=clock)
+    colour.open(lambda r, i: httpx.Response(200, stream=Chunks(b"x")), discovery)
     open_answer = colour.stream("http://producer/")
     for _ in range(2):
         colour.get("http://producer/")
     discovery.set(*instances("c"))
-    clock.advance(59.0)
-    colour.get("http://producer/")
-    assert [wire.closed for wire in colour.wires] == [0, 0, 0]
-    clock.advance(10.0)
-    for _ in range(2):  # one finds it, the next one closes it
-        colour.get("http://producer/")
+    colour.settle()
     assert [wire.closed for wire in colour.wires] == [0, 1, 0]
     colour.read(open_answer)
-    clock.advance(60.0)
-    for _ in range(2):
-        colour.get("http://producer/")
+    colour.settle()
     assert [wire.closed for wire in colour.wires] == [1, 1, 0]
+    discovery.set(*instances("abc"))
+    for _ in range(3):
+        colour.get("http://producer/")
+    assert [wire.closed for wire in colour.wires] == [1, 1, 0, 0, 0]
 
 
 def test_a_factory_that_raises_gives_the_lease_back(colour: Colour) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from resilient import (
@@ -25,6 +26,7 @@ from resilient import (
 )
 from resilient.discovery import Instance
 from resilient.testing import VirtualClock
+from resilient.transport import AsyncResilientTransport, ResilientTransport
 from tests.listed import Listed
 from tests.peers import require_command
 
@@ -37,6 +39,7 @@ from resilient.transport.requests import ResilientAdapter  # noqa: E402  # likew
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 BUSY = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nretry-after: 30\r\n\r\n"
 LONG = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n" + bytes(1_000_000)
+AGAIN = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"
 CUT = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok"
 
 
@@ -293,6 +296,50 @@ async def test_a_fallback_of_aiohttp_gives_answers_of_the_client(peer: Callable[
         with pytest.raises(TypeError, match="a Fallback here gives a ClientResponse"):
             await http.get("http://producer/")
     assert middleware.balancer("producer").snapshot().in_flight == 0
+
+
+class Watching(VirtualClock):
+    """A clock whose sleepers are counted by a Retry: so many wait while one sleeps."""
+
+    def __init__(self) -> None:
+        super().__init__(auto=True)
+        self.retry = Retry("watched", attempts=2, wait=1.0, clock=self)
+        self.seen: list[int] = []
+
+    def policies(self, _key: str) -> Pipeline[Any]:
+        """Just that Retry."""
+        return Pipeline(self.retry)
+
+    def sleep(self, seconds: float, /) -> None:
+        self.seen.append(self.retry.snapshot().waiting)
+        super().sleep(seconds)
+
+    async def sleep_async(self, seconds: float, /) -> None:
+        self.seen.append(self.retry.snapshot().waiting)
+        await super().sleep_async(seconds)
+
+
+def test_who_waits_for_the_next_attempt_is_counted(peer: Callable[..., Peer]) -> None:
+    """By the Retry, for httpx and requests: only while it waits."""
+    discovery, clock = Listed(peer(AGAIN).instance("a")), Watching()
+    with session(discovery, policies=clock.policies, clock=clock) as http:
+        assert http.get("http://producer/").status_code == 503
+    transport = ResilientTransport(discovery, policies=clock.policies, clock=clock, trust_env=False)
+    with httpx.Client(transport=transport) as client:
+        assert client.get("http://producer/").status_code == 503
+    assert (clock.seen, clock.retry.snapshot().waiting) == ([1, 1], 0)
+
+
+async def test_who_waits_on_a_loop_for_the_next_attempt_is_counted(peer: Callable[..., Peer]) -> None:
+    """The same for httpx's async client and aiohttp."""
+    discovery, clock = Listed(peer(AGAIN).instance("a")), Watching()
+    middleware: Any = ResilientClientMiddleware(discovery, policies=clock.policies, clock=clock)
+    async with aiohttp.ClientSession(middlewares=[middleware]) as http:
+        assert (await http.get("http://producer/")).status == 503
+    transport = AsyncResilientTransport(discovery, policies=clock.policies, clock=clock, trust_env=False)
+    async with httpx.AsyncClient(transport=transport) as client:
+        assert (await client.get("http://producer/")).status_code == 503
+    assert (clock.seen, clock.retry.snapshot().waiting) == ([1, 1], 0)
 
 
 def test_an_adapter_can_not_be_pickled() -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
 import pytest
 
-from resilient import CallTimeoutError, Deadline, DeadlineExceededError, NoInstanceError, Timeout
+from resilient import CallTimeoutError, Deadline, DeadlineExceededError, NoInstanceError, Pipeline, Policy, Timeout
 from resilient.balancing import Balancer, RoundRobin
 from resilient.budget import RetryBudget
+from resilient.clock import Clock
+from resilient.discovery import Instance
 from resilient.policies.retry import Retry
 from resilient.testing import VirtualClock, disabled
 from resilient.transport.exchange import Exchange
 from resilient.transport.options import Options
-from resilient.transport.routing import Trouble
+from resilient.transport.plans import Inside, Plan
+from resilient.transport.routing import Route, Trouble
+from resilient.transport.targets import Lane, Target
 from tests.listed import Listed, instances
 
 REFUSED = OSError("refused")
@@ -27,6 +34,42 @@ class Answer(Exception):
         self.headers = headers
 
 
+@dataclass
+class Sent:
+    """A call that is as safe to repeat as the test says."""
+
+    lane: Lane
+    plan: Plan
+    options: Options
+    clock: Clock
+    repeat: bool = True
+    ready: bool = True
+    tried: list[Instance] = field(default_factory=list[Instance])
+
+    def may_repeat(self) -> bool:
+        """As the test says."""
+        return self.repeat
+
+    def sendable(self) -> bool:
+        """As the test says."""
+        return self.ready
+
+
+def sent(
+    chosen: Balancer | None,
+    clock: VirtualClock,
+    *policies: Policy[Any],
+    repeat: bool = True,
+    sendable: bool = True,
+    options: Options | None = None,
+) -> Exchange:
+    """One call of `producer` under some policies."""
+    plan = Plan(Pipeline(*(policies or [Inside(())])), "producer")
+    balancers = {} if chosen is None else {False: chosen}
+    target = Target(Route("producer", "producer"), lambda: plan, None, balancers)
+    return Exchange(Sent(Lane(target, "http"), plan, options or Options(), clock, repeat, sendable))
+
+
 def exchange(
     chosen: Balancer | None,
     clock: VirtualClock,
@@ -37,17 +80,9 @@ def exchange(
     retry: Retry | None = None,
     timeout: Timeout | None = None,
 ) -> Exchange:
-    """One call of `producer`, by default with a Retry that waits a second."""
-    return Exchange(
-        "producer",
-        chosen,
-        options or Options(),
-        retry=retry or Retry(wait=1.0, clock=clock),
-        own={} if timeout is None else {id(timeout): timeout},
-        repeat=lambda: repeat,
-        sendable=lambda: sendable,
-        clock=clock,
-    )
+    """The same, by default with a Retry that waits a second."""
+    policies = [*([] if timeout is None else [timeout]), retry or Retry(wait=1.0, clock=clock)]
+    return sent(chosen, clock, *policies, repeat=repeat, sendable=sendable, options=options)
 
 
 def of(names: str, clock: VirtualClock) -> Balancer:
@@ -72,11 +107,11 @@ def answers(call: Exchange, status: int, retry_after: float | None = None) -> fl
     headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
     error = Answer(status, **headers)
     attempt = call.attempt()
-    holding = attempt.answered(status, retry_after=retry_after)
-    attempt.refused(error, lambda: Answer(status))
+    attempt.answered(status, retry_after=retry_after)
+    call.refused(attempt, error, lambda: Answer(status))
     wait = call.again(error)
     if wait is not None:
-        holding.ended()
+        attempt.ended()
     return wait
 
 
@@ -100,9 +135,7 @@ def test_without_a_retry_only_what_was_not_sent_goes_elsewhere(clock: VirtualClo
     """As gRPC does: three instances, at once, and nothing that may have been carried out."""
 
     def bare(names: str) -> Exchange:
-        return Exchange(
-            "producer", of(names, clock), Options(), None, {}, repeat=lambda: True, sendable=lambda: True, clock=clock
-        )
+        return sent(of(names, clock), clock)
 
     call = bare("abcd")
     assert [fails(call, Trouble.UNSENT) for _ in range(3)] == [0.0, 0.0, None]
@@ -225,7 +258,9 @@ def test_a_call_that_went_well_in_the_end_is_told(clock: VirtualClock) -> None:
     retry = Retry(wait=0.0, clock=clock)
     call = exchange(of("ab", clock), clock, retry=retry)
     fails(call, Trouble.BROKEN)
-    call.attempt().answered(200).ended()
+    attempt = call.attempt()
+    attempt.answered(200)
+    attempt.ended()
     call.went_well()
     call.end()
     told = retry.snapshot()
@@ -267,19 +302,21 @@ def test_nobody_known_leaves_at_once(clock: VirtualClock) -> None:
 def test_an_answer_holds_its_instance_until_its_end(clock: VirtualClock) -> None:
     """The verdict falls at the headers; the instance is in flight until the body ends, which counts once."""
     chosen = of("a", clock)
-    holding = exchange(chosen, clock).attempt().answered(500)
+    attempt = exchange(chosen, clock).attempt()
+    attempt.answered(500)
     assert counts(chosen) == {"a": (1, 1, False)}
-    holding.ended()
-    holding.ended()
+    attempt.ended()
+    attempt.ended()
     assert counts(chosen) == {"a": (1, 0, False)}
 
 
 def test_a_body_that_breaks_is_the_instances_failure(clock: VirtualClock) -> None:
     """A read error after good headers counts against the instance, once."""
     chosen = of("a", clock)
-    holding = exchange(chosen, clock).attempt().answered(200)
-    holding.broke(OSError("reset"), Trouble.BROKEN)
-    holding.ended()
+    attempt = exchange(chosen, clock).attempt()
+    attempt.answered(200)
+    attempt.broke(OSError("reset"), Trouble.BROKEN)
+    attempt.ended()
     assert counts(chosen) == {"a": (1, 0, False)}
 
 

@@ -129,22 +129,30 @@ class Book(Roll):
         if how is UNREACHED:
             self._lost()
 
-    def judge(self, lease: HeldLease, outcome: Outcome, elapsed: float) -> None:
+    def judge(self, lease: HeldLease, outcome: Outcome, elapsed: float | None) -> None:
         """The verdict of a call that goes on; the first one counts."""
         now = self.now()
         chance = self._rng() if outcome is FAILURE else 0.0
+        host = lease.host
         with self.lock:
-            if lease.settled or lease.judged:
+            if lease.settled:
+                return
+            if elapsed is None or not 0.0 <= elapsed < inf:
+                elapsed = now - lease.started  # nobody said, or it is no number of seconds: one nan would stay for ever
+            lease.answer_after = elapsed
+            if lease.judged:
                 return
             lease.judged = True
-            self._reached_locked(lease.host, now)
+            if host.aside_for or host.out is not None:
+                self._reached_locked(host, now)
             if outcome is SUCCESS:
-                self._success_locked(lease.host, elapsed, now, lease.trial)
+                self._success_locked(host, elapsed, now, lease.trial)
             elif outcome is FAILURE:
-                self._failure_locked(lease.host, elapsed, now, lease.trial, chance)
+                self._failure_locked(host, elapsed, now, lease.trial, chance)
             else:
-                self._untry_locked(lease.host, lease.trial)
-        self._outbox.drain()
+                self._untry_locked(host, lease.trial)
+        if self._outbox.queue:
+            self._outbox.drain()
 
     def reached(self, host: Host) -> None:
         """It can be connected to."""

@@ -69,7 +69,7 @@ class Settling(Protocol):
         """The call has ended."""
         ...
 
-    def judge(self, lease: HeldLease, outcome: Outcome, elapsed: float) -> None:
+    def judge(self, lease: HeldLease, outcome: Outcome, elapsed: float | None) -> None:
         """The verdict of a call that goes on."""
         ...
 
@@ -124,24 +124,19 @@ class HeldLease:
     def reached(self, elapsed: float | None = None, /) -> None:
         """It answers."""
         if not self.settled:
-            self.answer_after = self._seconds(elapsed)
+            known = elapsed is not None and 0.0 <= elapsed < inf
+            self.answer_after = elapsed if known else self.book.now() - self.started
             self.book.reached(self.host)
 
     def answered(self, outcome: Outcome, elapsed: float | None = None, /) -> None:
         """It answered, with this verdict."""
         if not self.settled:
-            self.answer_after = self._seconds(elapsed)
-            self.book.judge(self, outcome, self.answer_after)
+            self.book.judge(self, outcome, elapsed)
 
     def put_aside(self, seconds: float, /) -> None:
         """It asked for a pause."""
         if not self.settled and seconds > 0:
             self.book.pause(self.host, seconds)
-
-    def _seconds(self, elapsed: float | None) -> float:
-        if elapsed is not None and 0.0 <= elapsed < inf:
-            return elapsed
-        return self.book.now() - self.started  # nobody said, or it is no number of seconds: one nan would stay for ever
 
     def __enter__(self) -> Self:
         return self

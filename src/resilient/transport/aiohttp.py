@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from resilient import places
 from resilient.balancing import Balancer, RoundRobin, Strategy
 from resilient.clock import SYSTEM_CLOCK, Clock
-from resilient.deadline import current_limit
 from resilient.discovery import Discovery
-from resilient.errors import (
-    CallTimeoutError,
-    ConfigError,
-    DeadlineExceededError,
-    NoInstanceError,
-    RejectedError,
-    ResilienceError,
-)
+from resilient.errors import ConfigError, ResilienceError
 from resilient.http_answers import retry_after
 from resilient.pipeline import Pipeline
 from resilient.policies.timeout import _Scope
@@ -33,18 +24,19 @@ except ImportError as error:
     ) from error
 
 from resilient.transport import aiohttp_errors as errors
-from resilient.transport.client_errors import as_clients, by_ours
+from resilient.transport.calls import Call
+from resilient.transport.client_errors import by_ours
 from resilient.transport.deadline_header import DEADLINE_HEADER, header_ms, whole_ms
-from resilient.transport.exchange import Attempt, Exchange, Holding
+from resilient.transport.driving import run_async
+from resilient.transport.exchange import Attempt, Exchange
 from resilient.transport.options import NO_OPTIONS
 from resilient.transport.routing import Trouble, failed_call
-from resilient.transport.targets import Target, Targets
+from resilient.transport.targets import Targets
 
 __all__ = ["ResilientClientMiddleware"]
 
 Answer: TypeAlias = ClientResponse
 
-_KINDS = by_ours(errors.KINDS)
 _UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _NOTHING = (aiohttp.InvalidURL, aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)
 
@@ -124,36 +116,10 @@ class ResilientClientMiddleware:
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> Answer:
         """Send one request: balanced, guarded."""
         call = _Call(self, request, handler)
-        outer = places.collected.get()
-        if call.plan.holds:
-            places.collected.set(call.places)
-        answer: Any = None
         try:
-            await call.wait_once()
-            part = call.plan.call
-            answer = await (call.run() if part is None else part._async()(lambda _request: call.run(), (request,), {}))
-            if not isinstance(answer, ClientResponse):
-                raise TypeError(f"the policies of {call.key!r} gave {answer!r}: a Fallback here gives a ClientResponse")
-        except errors.FailedAnswer as failed:
-            answer = failed.answer
-            if call.plan.heed is not None:
-                call.plan.heed(failed)
-        except (RejectedError, CallTimeoutError) as error:
-            leaving = as_clients(error, _KINDS)
-            try:
-                if leaving is error:
-                    raise
-                raise leaving from error
-            finally:
-                del leaving  # its traceback holds this frame
+            return await run_async(call, _attempt, request)  # type: ignore[no-any-return]  # checked to be one
         finally:
-            if call.plan.holds:
-                places.collected.set(outer)
             request.url = call.url
-            for other in call.answers:
-                if other is not answer:
-                    other.close()
-        return answer  # type: ignore[no-any-return]  # looked at above
 
     async def aclose(self) -> None:
         """Close the discovery, if it was made from a URL."""
@@ -163,99 +129,42 @@ class ResilientClientMiddleware:
         return f"<{type(self).__name__} {self._targets!r}>"
 
 
-class _Call:
+class _Call(Call):
     """One request on its way."""
+
+    answer_kind, answer_name, failed_kind = ClientResponse, "a ClientResponse", errors.FailedAnswer
+    kinds = by_ours(errors.KINDS)
 
     def __init__(self, owner: ResilientClientMiddleware, request: ClientRequest, handler: ClientHandlerType) -> None:
         self._owner = owner
         self._request = request
         self._handler = handler
-        self._limit = current_limit.get()
         self._said = request.headers.get(DEADLINE_HEADER)
-        self._missing: NoInstanceError | None = None
         self.url = request.url
-        self.places: list[places.Place] = []  # taken by this call's policies, filled by their layers
-        self.answers: list[Answer] = []
-        host, port = self.url.host or "", self.url.explicit_port
+        host, port, targets = self.url.host or "", self.url.explicit_port, owner._targets
         if port == {"http": 80, "https": 443}.get(self.url.scheme):
             port = None
-        self.target: Target = owner._targets.find((self.url.scheme, host, port), host)
-        self.plan = self.target.plan()
-        self.key = self.target.route.key
+        super().__init__(targets, targets.find((self.url.scheme, host, port), host), NO_OPTIONS, owner._clock)
 
-    async def wait_once(self) -> None:
-        """Before the first call of a service."""
-        limit = self._limit
-        left = None if limit is None else max(0.0, limit.end - limit.clock.monotonic())
-        first = self.target.first_wait(left)
-        if first is None:
-            return
-        discovery, service, seconds = first
-        try:
-            await discovery.wait_async(service, timeout=seconds)
-        except NoInstanceError as error:
-            self._missing = error
-        if self._missing is None or left is None or seconds < left:
-            self.target.known = True
-
-    async def run(self) -> Answer:
-        """Send until an answer or an error is to leave."""
+    def may_repeat(self) -> bool:
+        """By its method and its Idempotency-Key."""
         request = self._request
-        exchange = Exchange(
-            self.key,
-            self.target.balancer(self.url.scheme),
-            NO_OPTIONS,
-            self.plan.retry,
-            self.plan.own,
-            repeat=lambda: NO_OPTIONS.may_repeat(request.method, has_key="Idempotency-Key" in request.headers),
-            sendable=lambda: not getattr(request.body, "consumed", False),
-            clock=self._owner._clock,
-        )
-        part = self.plan.attempt
-        try:
-            while True:
-                try:
-                    if part is None:
-                        return await self._attempt(exchange, request)
-                    return await part._async()(partial(self._attempt, exchange), (request,), {})  # type: ignore[no-any-return]  # checked outside
-                except BaseException as error:
-                    wait = exchange.again(error)
-                    if wait is None:
-                        if exchange.attempts and isinstance(error, Exception):
-                            error.add_note(exchange.describe() + self._hint())
-                        raise
-                if wait:
-                    await self._owner._clock.sleep_async(wait)
-        finally:
-            exchange.end()
+        return self.options.may_repeat(request.method, has_key="Idempotency-Key" in request.headers)
 
-    def _hint(self) -> str:
-        return self._owner._targets.hint(self.target.route, self.url.host or "", self.url.explicit_port)
+    def sendable(self) -> bool:
+        """Unless its body was read, and can not be read again."""
+        return not getattr(self._request.body, "consumed", False)
 
-    async def _attempt(self, exchange: Exchange, request: ClientRequest) -> Answer:
-        try:
-            attempt = exchange.attempt()
-        except (NoInstanceError, DeadlineExceededError) as error:
-            if self._missing is not None:  # time is up because it was waited for
-                raise self._missing from error
-            raise
-        kept = exchange.take_kept()
-        try:
-            if isinstance(kept, errors.FailedAnswer):
-                kept.answer.close()
-            self._address(attempt)
-            response = await self._before_deadline(attempt)
-        except BaseException as error:
-            leaving = self._failed(error, attempt)
-            try:
-                if leaving is error:
-                    raise
-                raise leaving from error
-            finally:
-                del leaving  # its traceback holds this frame
-        return self._answer(response, exchange, attempt)
+    def hint(self, error: Exception) -> str:
+        """For whatever went wrong."""
+        return self.targets.hint(self.lane.target.route, self.url.host or "", self.url.explicit_port)
 
-    def _address(self, attempt: Attempt) -> None:
+    def answer_of(self, failed: errors.FailedAnswer) -> Answer:
+        """What the error holds."""
+        return failed.answer
+
+    def address(self, attempt: Attempt) -> None:
+        """Direct the request to one instance."""
         request, left, instance, owner = self._request, attempt.time(), attempt.instance, self._owner
         wanted = owner._deadline_header
         if left is not None and (wanted or (wanted is None and instance is not None)):
@@ -266,11 +175,12 @@ class _Call:
         if self.url.scheme == "https" and request.server_hostname is None:
             request.server_hostname = owner._tls_name or self.url.host
 
-    async def _before_deadline(self, attempt: Attempt) -> Answer:
+    async def before_deadline(self, attempt: Attempt) -> Answer:
+        """Send it, ended when there is no time left."""
         left = attempt.left()
         if left is None:
             return await self._handler(self._request)
-        scope = _Scope(self._owner._clock, left)
+        scope = _Scope(self.clock, left)
         try:
             return await self._handler(self._request)
         except BaseException as error:
@@ -280,31 +190,55 @@ class _Call:
         finally:
             scope.leave()
 
-    def _failed(self, error: BaseException, attempt: Attempt) -> BaseException:
+    def failed(self, error: BaseException, attempt: Attempt) -> BaseException:
+        """An attempt raised: what the policies see."""
         late = attempt.timed_out() if isinstance(error, TimeoutError) else None
         leaving: BaseException = late or error
         attempt.failed(leaving, _trouble_of(error))
         return leaving
 
-    def _answer(self, response: Answer, exchange: Exchange, attempt: Attempt) -> Answer:
+    def answer(self, response: Answer, exchange: Exchange, attempt: Attempt) -> Answer:
+        """The answer as the policies see it.
+
+        Raises:
+            FailedAnswer: holding it, when its status is a failure.
+        """
         pause = retry_after(response) if response.status in {429, 503} else None
-        holding = attempt.answered(response.status, retry_after=pause)
+        attempt.answered(response.status, retry_after=pause)
         response.resilient = {"instance": attempt.instance, "attempts": exchange.attempts}  # type: ignore[attr-defined]  # told there
         failed = failed_call(response.status)
-        _hold(response, holding, () if failed else tuple(place for place in self.places if place.retain()))
+        _hold(response, attempt, () if failed else self.keep())
         self.answers.append(response)
         if not failed:
             exchange.went_well()
             return response
         error = errors.FailedAnswer(response)
-        attempt.refused(error, lambda: errors.FailedAnswer(response, headers=False))
+        exchange.refused(attempt, error, lambda: errors.FailedAnswer(response, headers=False))
         try:
             raise error
         finally:
             del error  # its traceback holds this frame
 
 
-def _hold(response: Answer, holding: Holding, kept: tuple[places.Place, ...]) -> None:
+async def _attempt(call: _Call, exchange: Exchange, _request: ClientRequest) -> Answer:
+    attempt = exchange.attempt() if call.missing is None else call.choose(exchange)
+    try:
+        if (thrown := call.thrown(exchange)) is not None:
+            call.discard(thrown)
+        call.address(attempt)
+        response = await call.before_deadline(attempt)
+    except BaseException as error:
+        leaving = call.failed(error, attempt)
+        try:
+            if leaving is error:
+                raise
+            raise leaving from error
+        finally:
+            del leaving  # its traceback holds this frame
+    return call.answer(response, exchange, attempt)
+
+
+def _hold(response: Answer, attempt: Attempt, kept: tuple[places.Place, ...]) -> None:
     """Until the body has come, or else until the answer is closed or dropped."""
 
     def end() -> None:
@@ -312,9 +246,9 @@ def _hold(response: Answer, holding: Holding, kept: tuple[places.Place, ...]) ->
             place.release()
         error = response.content.exception()
         if isinstance(error, aiohttp.ClientPayloadError):  # any other is of whoever closed it
-            holding.broke(error, Trouble.BROKEN)
+            attempt.broke(error, Trouble.BROKEN)
         else:
-            holding.ended()
+            attempt.ended()
 
     connection = response.connection
     if connection is None:  # it has come already

@@ -6,25 +6,45 @@ exchange whether there is to be another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Protocol
 
 from resilient import policy
-from resilient.balancing import Balancer, Lease
+from resilient.balancing import Lease
 from resilient.budget import RetryPermit
 from resilient.clock import Clock
 from resilient.deadline import Limit, current_limit, restore_limit
 from resilient.discovery import Instance
 from resilient.errors import CallTimeoutError, DeadlineExceededError, NoInstanceError, ResilienceError
-from resilient.outcome import SUCCESS, Outcome, is_impatience
+from resilient.outcome import SUCCESS, is_impatience
 from resilient.policies.retry import Retry
 from resilient.policies.retry_repetition import _repeating
-from resilient.policies.timeout import Timeout
 from resilient.transport.options import Options
+from resilient.transport.plans import Plan
 from resilient.transport.routing import AGAIN, TIME_IS_UP, Trouble, host_outcome
+from resilient.transport.targets import Lane
 
 _INSTANCES = 3  # that are tried at most when no Retry says how many
 _TIME_TO_CONNECT = 0.02  # seconds after which a connection that was not made says something: nearby it takes 1 ms
 _NOTHING_SENT = frozenset({Trouble.UNSENT, Trouble.LOCAL})
+
+
+class Sending(Protocol):
+    """What an exchange asks of the call that it is made for."""
+
+    lane: Lane  # under which key it is guarded, who chooses
+    plan: Plan  # how often, when and how much in all; which limits are the key's own
+    options: Options  # of the request
+    clock: Clock  # measures the call
+    tried: list[Instance]  # that this call has been sent to; the legs of a race share it
+
+    def may_repeat(self) -> bool:
+        """Whether the request may be carried out twice; asked when an attempt has failed."""
+        ...
+
+    def sendable(self) -> bool:
+        """Whether its body can be sent (again) now."""
+        ...
 
 
 class Exchange:
@@ -32,63 +52,28 @@ class Exchange:
 
     __slots__ = (
         "_balancer",
-        "_clock",
+        "_call",
         "_ended",
         "_kept",
-        "_key",
         "_limit",
         "_now",
-        "_options",
-        "_own",
         "_permit",
-        "_repeat",
         "_repeated",
         "_retry",
-        "_sendable",
         "_started",
-        "_tried",
         "attempts",
         "last",
         "local_only",
     )
 
-    def __init__(
-        self,
-        key: str,
-        balancer: Balancer | None,
-        options: Options,
-        retry: Retry | None,
-        own: Mapping[int, Timeout],
-        repeat: Callable[[], bool],
-        sendable: Callable[[], bool],
-        clock: Clock,
-        tried: list[Instance] | None = None,
-    ) -> None:
-        """Begin a call.
-
-        Args:
-            key: under which it is guarded, for errors.
-            balancer: who chooses; None for a host that is not logical.
-            options: of the request.
-            retry: says how often, when and how much in all; None: only what was not sent goes on, to other instances.
-            own: the limits among the policies of the key, by their identity: what they end is no impatience.
-            repeat: whether the request may be carried out twice; asked when an attempt has failed.
-            sendable: whether its body can be sent (again) now.
-            clock: measures the call.
-            tried: instances that this call has been sent to; the legs of a race share it.
-        """
-        self._key = key
-        self._balancer = balancer
-        self._options = options
-        self._retry = retry
-        self._own = own
-        self._repeat = repeat
-        self._sendable = sendable
-        self._clock = clock
-        self._now = clock.monotonic
+    def __init__(self, call: Sending) -> None:
+        """Begin to send `call`."""
+        self._call = call
+        self._balancer = call.lane.balancer  # who chooses; None for a host that is not logical
+        self._retry = retry = call.plan.retry  # None: only what was not sent goes on, to other instances
+        self._now = call.clock.monotonic
         self._limit = current_limit.get()
         self._started = self._now()
-        self._tried: list[Instance] = [] if tried is None else tried
         self._permit: RetryPermit | None = None
         self._kept: Exception | None = None  # how the attempt before this one ended
         self._ended = self._repeated = False  # an attempt has; another one was made
@@ -111,9 +96,9 @@ class Exchange:
             self._check_time(limit)
         lease: Lease | None = None
         if self._balancer is not None:
-            tried = self._tried
+            tried = self._call.tried
             try:
-                lease = self._balancer.pick(key=self._options.key, exclude=tried)
+                lease = self._balancer.pick(key=self._call.options.key, exclude=tried)
             except NoInstanceError as gone:  # the list emptied meanwhile: the caller should learn what happened
                 kept, self._kept = self._kept, None
                 if kept is None:
@@ -137,24 +122,35 @@ class Exchange:
         permit, self._permit = self._permit, None
         if permit is not None:
             permit.release()
-        if attempt is None or attempt.outcome is not error or not isinstance(error, Exception):
+        if attempt is None:
             return None  # a policy refused, the caller cancelled, something else broke
-        wait = self._wait(attempt, error)
-        attempt.outcome = None  # its traceback holds the frame that holds this
+        wait = self._wait(attempt, error) if attempt.outcome is error and isinstance(error, Exception) else None
+        attempt.forget()
         if wait is not None:
-            self._kept, self._repeated = error, True
+            self._kept, self._repeated = error, True  # type: ignore[assignment]  # looked at above
         return wait
+
+    def refused(self, attempt: Attempt, error: Exception, without_header: Callable[[], Exception]) -> None:
+        """An answer is a failure, and travels as `error`; the other one is the same without a Retry-After."""
+        attempt.outcome, attempt.without_header = error, without_header
+        self.last = attempt
 
     def went_well(self) -> None:
         """An answer that is kept."""
         if self._repeated and self._retry is not None:
             self._retry.tell_recovered()
 
+    @property
+    def waiting(self) -> set[object]:
+        """Who waits for the next attempt: put it there meanwhile, so that whoever looks at the Retry sees it."""
+        assert self._retry is not None  # nobody else waits
+        return self._retry.waiting
+
     def end(self) -> None:
         """Let go of everything: errors hold the frames that hold this."""
         self._kept = None
         if self.last is not None:
-            self.last.outcome = None
+            self.last.forget()
             self.last = None
         if self._permit is not None:
             self._permit.release()
@@ -164,20 +160,15 @@ class Exchange:
         """Seconds that are left for the call, None without a deadline."""
         return None if self._limit is None else self._limit.end - self._limit.clock.monotonic()
 
-    @property
-    def retry(self) -> Retry | None:
-        """Who says how often."""
-        return self._retry
-
     def describe(self) -> str:
         """Which attempt at whom this was, for the notes of an error."""
         most = self._most()
-        text = f"{self._key}: attempt {self.attempts}" + ("" if most is None else f" of at most {most}")
-        tried = ", ".join(f"{instance.host}:{instance.port}" for instance in self._tried)
+        text = f"{self._call.lane.key}: attempt {self.attempts}" + ("" if most is None else f" of at most {most}")
+        tried = ", ".join(f"{instance.host}:{instance.port}" for instance in self._call.tried)
         return f"{text}, tried {tried}" if tried else text
 
     def _most(self) -> int | None:
-        own = self._options.attempts
+        own = self._call.options.attempts
         if self._retry is not None:
             settings = self._retry.settings
             limit = settings.most if settings.bounded else None
@@ -187,15 +178,17 @@ class Exchange:
 
     def _wait(self, attempt: Attempt, error: Exception) -> float | None:
         unsent = attempt.trouble in _NOTHING_SENT
-        if not unsent and not ((attempt.trouble is Trouble.BROKEN or attempt.status in AGAIN) and self._repeat()):
+        if not unsent and not (
+            (attempt.trouble is Trouble.BROKEN or attempt.status in AGAIN) and self._call.may_repeat()
+        ):
             return None
-        if not self._sendable():
+        if not self._call.sendable():
             return None
         most = self._most()
         if most is not None and self.attempts >= most:
             self._tell(error, f"attempts={most} are made")
             return None
-        untried = self._balancer is not None and self._balancer.untried(self._tried)
+        untried = self._balancer is not None and self._balancer.untried(self._call.tried)
         free = unsent and untried  # nobody has more work for it, so no policy is asked
         retry, wait = self._driven(), 0.0
         if retry is None:
@@ -245,23 +238,25 @@ class Exchange:
             return
         if self._ended:  # something may have been sent: no rejection
             raise self.late(limit, self._started)
-        raise DeadlineExceededError(f"{self._key!r} was not called: the deadline has passed", policy=self._key)
+        raise DeadlineExceededError(
+            f"{self._call.lane.key!r} was not called: the deadline has passed", policy=self._call.lane.key
+        )
 
     def late(self, limit: Limit, since: float) -> CallTimeoutError:
         """The error for what `limit` ended."""
         elapsed = self._now() - since
-        own = self._own.get(id(limit.owner))
+        own = self._call.plan.own.get(id(limit.owner))
         if own is not None:
             return CallTimeoutError(
-                f"no answer from {self._key!r} within {own.seconds:g} s ({limit.name})",
+                f"no answer from {self._call.lane.key!r} within {own.seconds:g} s ({limit.name})",
                 policy=limit.name,
                 limit=own.seconds,
                 elapsed=elapsed,
             )
         return CallTimeoutError(
-            f"no answer from {self._key!r} after {elapsed:.3g} s: the caller's deadline came first",
-            policy=self._key,
-            limit=min((timeout.seconds for timeout in self._own.values()), default=float("inf")),
+            f"no answer from {self._call.lane.key!r} after {elapsed:.3g} s: the caller's deadline came first",
+            policy=self._call.lane.key,
+            limit=min((timeout.seconds for timeout in self._call.plan.own.values()), default=float("inf")),
             elapsed=elapsed,
             by_deadline=True,
         )
@@ -323,42 +318,27 @@ class Attempt:
             self.trouble, self.outcome = trouble, error
             exchange.last = self
 
-    def answered(self, status: int, *, retry_after: float | None = None, elapsed: float | None = None) -> Holding:
-        """The headers of an answer are here.
+    def answered(self, status: int, *, retry_after: float | None = None, elapsed: float | None = None) -> None:
+        """The headers of an answer are here; what it holds goes back when it has `ended`, or its body `broke`.
 
         Args:
             status: of the answer.
             retry_after: seconds, of a 429 or 503.
             elapsed: seconds since the request was sent, where the client knows; None: since the instance was chosen.
-
-        Returns:
-            What the answer holds until its body ends.
         """
-        exchange, lease, self._lease = self._exchange, self._lease, None
+        exchange, lease = self._exchange, self._lease
+        del self._exchange  # an answer must not keep its call alive
         exchange.local_only, exchange._ended = False, True
         self.status = status
         if lease is None:
-            return _NOTHING
-        outcome = SUCCESS if status < 400 else host_outcome(status, retry_after=retry_after is not None)
-        lease.answered(outcome, elapsed)
+            return
+        lease.answered(SUCCESS if status < 400 else host_outcome(status, retry_after=retry_after is not None), elapsed)
         if retry_after is not None:
             lease.put_aside(retry_after)
-        return Holding(lease, outcome)
 
-    def refused(self, error: Exception, without_header: Callable[[], Exception]) -> None:
-        """The answer is a failure, and travels as `error`; the other one is the same without a Retry-After."""
-        self.outcome, self.without_header = error, without_header
-        self._exchange.last = self
-
-
-class Holding:
-    """The lease that an answer holds until its body ends."""
-
-    __slots__ = ("_lease", "_outcome")
-
-    def __init__(self, lease: Lease | None, outcome: Outcome) -> None:
-        self._lease = lease
-        self._outcome = outcome
+    def forget(self) -> None:
+        """Let go of the error: its traceback holds the frames that hold this."""
+        self.outcome = self.without_header = None
 
     def ended(self) -> None:
         """The body was read to its end, or the caller wants no more of it."""
@@ -375,9 +355,6 @@ class Holding:
             lease.ignored()
         else:
             lease.failure(error)
-
-
-_NOTHING = Holding(None, SUCCESS)
 
 
 def _settle(lease: Lease, error: BaseException, trouble: Trouble, waited: float) -> None:

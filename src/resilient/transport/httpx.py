@@ -62,8 +62,9 @@ class ResilientTransport(
         ConfigError: when an argument is wrong.
         CircuitOpenError, NoInstanceError and their like: from a request; `except httpx.HTTPError` catches them.
 
-    Safe for threads. The answer of a streamed request holds its instance until it is read or closed. Pools of
-    instances that left the list are closed by a later request, after a minute without use.
+    Safe for threads. The answer of a streamed request holds its instance until it is read or closed. An instance that
+    leaves the list gets no new calls; those that are open finish, and then its connections are closed: at once when
+    there are none, by the thread that refreshes the list, else by the one that closes the last answer.
 
     Example:
         >>> import httpx
@@ -85,7 +86,8 @@ class AsyncResilientTransport(
     """The same for httpx.AsyncClient: see `ResilientTransport` for what it does and for its arguments.
 
     For one event loop at a time: connections belong to the loop that made them. On another loop it makes new ones, so
-    close the client in the loop that used it. Policies and balancers are shared by threads and loops.
+    close the client in the loop that used it. The connections of an instance that left the list are closed there, too.
+    Policies and balancers are shared by threads and loops.
 
     Example:
         >>> import asyncio, httpx

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from resilient import places
 from resilient.deadline import Limit
-from resilient.transport.exchange import Holding
-from resilient.transport.pools import Place
+from resilient.transport.exchange import Attempt
+from resilient.transport.pools import Pool
 from resilient.transport.routing import TIME_IS_UP, Trouble
 
 if TYPE_CHECKING:
@@ -61,34 +61,35 @@ class _Answer:
     def __init__(
         self,
         stream: Any,
-        holding: Holding,
-        place: Place[Any],
+        attempt: Attempt,
+        pool: Pool[Any],
         until: Limit | None,
         key: str,
         kept: tuple[places.Place, ...] = (),
     ) -> None:
         self._stream = stream
         self._kept = kept  # places of policies, retained
-        self._held: tuple[Holding, Place[Any]] | None = (holding, place)
+        self._attempt = attempt  # uses the pool until the stream has been closed: its connection is idle then
+        self._pool = pool
         self._until = until
         self._key = key
+        self._open = True
 
     def _end(self, error: BaseException | None = None) -> None:
-        held, self._held = self._held, None
-        if held is None:
+        """The body is over, for whatever reason: the instance and the places of policies are free."""
+        if not self._open:
             return
-        holding, place = held
-        place.free()
-        kept, self._kept = self._kept, ()
-        for one in kept:
+        self._open = False
+        for one in self._kept:
             one.release()
+        self._kept = ()
         if error is None:
-            holding.ended()
+            self._attempt.ended()
         else:
             late = isinstance(error, self.family.late) or (
                 isinstance(error, self.family.http.TimeoutException) and self._left() <= TIME_IS_UP
             )  # a caller without time is not the host's failure
-            holding.broke(error, Trouble.OTHER if late else self._trouble(error))
+            self._attempt.broke(error, Trouble.OTHER if late else self._trouble(error))
 
     def _trouble(self, error: BaseException) -> Trouble:
         found = self.family.trouble_of(error)
@@ -111,8 +112,8 @@ class _Answer:
     def __del__(self) -> None:
         # Takes no lock: a finaliser may run anywhere. The lease, and places of policies, come back from finalisers of
         # their own.
-        if self._held is not None:
-            self._held[1].free()
+        self._pool.lose(self._attempt)
+        if self._open:
             warnings.warn(
                 f"an answer of {self._key!r} was neither read to its end nor closed; its connection is lost"
                 " until the client is closed",
@@ -142,7 +143,10 @@ class AnswerBody(_Answer):
     def close(self) -> None:
         """Give everything back."""
         self._end()
-        self._stream.close()
+        try:
+            self._stream.close()
+        finally:
+            self._pool.leave(self._attempt)
 
 
 class AsyncAnswerBody(_Answer):
@@ -163,6 +167,9 @@ class AsyncAnswerBody(_Answer):
         self._end()
 
     async def aclose(self) -> None:
-        """Give everything back, before the first await: a cancelled close must not keep it."""
+        """Give everything back, the instance before the first await: a cancelled close must not keep it."""
         self._end()
-        await self._stream.aclose()
+        try:
+            await self._stream.aclose()
+        finally:
+            self._pool.leave(self._attempt)

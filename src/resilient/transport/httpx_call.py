@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, ClassVar
 
-from resilient import places
 from resilient.balancing import Balancer, RoundRobin, Strategy
 from resilient.clock import SYSTEM_CLOCK, Clock
-from resilient.deadline import Deadline, current_limit
 from resilient.discovery import Discovery, Instance
-from resilient.errors import ConfigError, DeadlineExceededError, NoInstanceError
+from resilient.errors import ConfigError, ResilienceError
 from resilient.http_answers import retry_after
 from resilient.pipeline import Pipeline
+from resilient.transport.calls import Call
+from resilient.transport.client_errors import as_clients
 from resilient.transport.connections import Connections
 from resilient.transport.deadline_header import DEADLINE_HEADER, header_ms, whole_ms
 from resilient.transport.exchange import Attempt, Exchange
 from resilient.transport.httpx_family import Family
 from resilient.transport.options import EXTENSION, NO_OPTIONS, Options
-from resilient.transport.plans import Plan
-from resilient.transport.pools import Place, PoolKey, Pools
+from resilient.transport.pools import Pool, PoolKey, Pools
 from resilient.transport.routing import Trouble, failed_call, shortened
-from resilient.transport.targets import Target, Targets
-
-T = TypeVar("T")
+from resilient.transport.targets import Lane, Targets
 
 _KEYED_METHODS = frozenset({"POST", "PATCH"})  # that an Idempotency-Key makes safe to repeat
 _COME_BACK_LATER = frozenset({429, 503})
@@ -56,23 +53,20 @@ class Core:
                 f"idempotency_keys must be True or False, not {idempotency_keys!r}", path="idempotency_keys"
             )
         self.family = family
+        self.call = HttpxCall.of(family)
         self.clock = clock or SYSTEM_CLOCK
         self.connections = connections
         self.deadline_header = deadline_header
         self.idempotency_keys = idempotency_keys
         self.targets = Targets(
-            discovery, policies, strategy, is_logical=is_logical, says_nothing=family.says_nothing, clock=clock
+            discovery,
+            policies,
+            strategy,
+            is_logical=is_logical,
+            says_nothing=family.says_nothing,
+            clock=clock,
+            proxy_for=connections.proxy_for,
         )
-
-    def begin(self, request: Any) -> Call:
-        """Look at a request.
-
-        Raises:
-            ConfigError: when its options are wrong, or can not be followed.
-        """
-        asked = self.family.place(request.url)
-        target = self.targets.lately.get(asked)
-        return Call(self, request, target or self.targets.find(asked, request.url.host), asked[0])
 
     def pipeline(self, key: str) -> Pipeline[Any]:
         """The policies of a key, made now if it was not called yet."""
@@ -86,110 +80,62 @@ class Core:
         return found
 
 
-class Call:
-    """One request, from the caller to the answer. It may be sent more than once, also by a policy that repeats."""
+class HttpxCall(Call):
+    """One request of httpx or httpx2.
 
-    __slots__ = (
-        "_body",
-        "_core",
-        "_family",
-        "_key",
-        "_proxy",
-        "_request",
-        "_scheme",
-        "_until",
-        "_waited_in_full",
-        "answers",
-        "collected",
-        "held_before",
-        "missing",
-        "options",
-        "over",
-        "plan",
-        "target",
-        "tried",
-    )
+    Args:
+        core: of the transport.
+        request: the client's.
+        pools: that it may use.
 
-    def __init__(self, core: Core, request: Any, target: Target, scheme: str) -> None:
+    Raises:
+        ConfigError: when its options are wrong, or can not be followed.
+    """
+
+    answer_name = "an httpx.Response"
+    _family: ClassVar[Family]
+    _idempotency_key: str | None = None  # that we have made, the same at each attempt
+
+    def __init__(self, core: Core, request: Any, pools: Pools[Any]) -> None:
         self._core = core
-        self._family = core.family
+        self._pools = pools
         self._request = request
-        self._body = core.family.sent(request.stream, core.clock)
-        self._until = current_limit.get()  # the caller's own: it holds for the body, too
-        self.over = self._waited_in_full = False
-        self._key: str | None = None
-        self.answers: list[Any] = []
-        self.collected: list[places.Place] | None = None  # by async layers that hold places
-        self.held_before = 0  # places that this thread holds for what is further out
-        self.tried: list[Instance] = []
-        self.missing: NoInstanceError | None = None
+        self._body = self._family.sent(request.stream, core.clock)
+        asked, targets = self._family.place(request.url), core.targets
+        lane = targets.lately.get(asked) or targets.find(asked, request.url.host)
         given = request.extensions.get(EXTENSION)
-        self.options = NO_OPTIONS if given is None else Options.of(given)
-        self.target = target
-        self.plan: Plan = target.plan()
-        self._scheme = scheme
-        if scheme not in target.proxies:
-            target.proxies[scheme] = core.connections.proxy_for(scheme, request.url.host)
-        self._proxy = target.proxies[scheme]
-        if self._proxy is not None:
-            self._check_proxy(scheme)
+        super().__init__(targets, lane, NO_OPTIONS if given is None else Options.of(given), core.clock)
+        if lane.proxy is not None:
+            self._check_proxy(lane)
+        if core.idempotency_keys and request.method in _KEYED_METHODS and self._logical:
+            self._idempotency_key = request.headers.get("Idempotency-Key") or str(uuid.uuid4())
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is nothing to wait for and no limit of the request's own."""
-        return self.target.known and self.options.timeout is None
+    @classmethod
+    def of(cls, family: Family) -> type[HttpxCall]:
+        """Its kind for one client library."""
+        known = {"answer_kind": family.http.Response, "failed_kind": family.failed, "kinds": family.kinds}
+        return type(cls.__name__, (cls,), {"_family": family, **known})
 
-    def limited(self) -> AbstractContextManager[object]:
-        """The request's own time limit around the whole call."""
-        seconds = self.options.timeout
-        return nullcontext() if seconds is None else Deadline(seconds, clock=self._core.clock)
+    def may_repeat(self) -> bool:
+        """By its method, its Idempotency-Key, or what it says."""
+        request = self._request
+        has_key = self._idempotency_key is not None or "Idempotency-Key" in request.headers
+        return self.options.may_repeat(request.method, has_key=has_key)
 
-    def first_wait(self) -> tuple[Discovery, str, float] | None:
-        """What to wait for before the first call of a service."""
-        limit = current_limit.get()
-        left = None if limit is None else max(0.0, limit.end - limit.clock.monotonic())
-        first = self.target.first_wait(left)
-        self._waited_in_full = first is not None and (left is None or first[2] < left)
-        return first
+    def sendable(self) -> bool:
+        """As its body says."""
+        return self._body.sendable()
 
-    def waited(self, error: NoInstanceError | None) -> None:
-        """The wait is over; its error says more than the one that follows would."""
-        self.missing = error
-        if error is None or self._waited_in_full:  # a caller in a hurry must not use up the wait of the others
-            self.target.known = True
+    def hint(self, error: Exception) -> str:
+        """For a host that could not be resolved."""
+        url = self._request.url
+        unresolved = isinstance(error, self._family.http.ConnectError)
+        return self.targets.hint(self.lane.target.route, url.host, url.port) if unresolved else ""
 
-    def exchange(self) -> Exchange:
-        """Begin to send."""
-        request, plan, core = self._request, self.plan, self._core
-        if core.idempotency_keys and self._key is None and request.method in _KEYED_METHODS and self._logical:
-            self._key = request.headers.get("Idempotency-Key") or str(uuid.uuid4())
-        return Exchange(
-            self.target.route.key,
-            self.target.balancer(self._scheme),
-            self.options,
-            plan.retry,
-            plan.own,
-            self._may_repeat,
-            self._body.sendable,
-            core.clock,
-            self.tried,
-        )
-
-    def choose(self, exchange: Exchange) -> Attempt:
-        """Whom to call next, when the wait for the service had no end that was good."""
-        try:
-            return exchange.attempt()
-        except (NoInstanceError, DeadlineExceededError) as error:
-            assert self.missing is not None  # it says more, also when time is up because it was waited for
-            raise self.missing from error
-
-    def thrown(self, exchange: Exchange) -> Any:
-        """The answer of the attempt before, to be closed now; None when that was an error."""
-        kept = exchange.take_kept()
-        if not isinstance(kept, self._family.failed):
-            return None
-        self.answers.remove(kept.response)
-        return kept.response
+    async def discard_async(self, answer: Any) -> None:
+        """Close an answer that nobody wants."""
+        with suppress(Exception):  # how its connection ends concerns nobody
+            await answer.aclose()
 
     def outgoing(self, attempt: Attempt) -> Any:
         """The request to one instance. The caller's own stays as it is: Host, redirects and cookies are the name's.
@@ -207,14 +153,14 @@ class Call:
             if wanted or (wanted is None and self._logical):
                 headers = headers.copy()
                 headers[DEADLINE_HEADER] = header_ms(whole_ms(left), headers.get(DEADLINE_HEADER))
-        if self._key is not None:
+        if self._idempotency_key is not None:
             headers = headers.copy()
-            headers["Idempotency-Key"] = self._key
+            headers["Idempotency-Key"] = self._idempotency_key
         if instance is not None:
-            if self._scheme == "https":  # verified for the name, never for the address that a registry gave
+            if self.lane.scheme == "https":  # verified for the name, never for the address that a registry gave
                 extensions.setdefault("sni_hostname", self._core.connections.tls_name or url.host)
             try:
-                url = self._family.addressed(url, self._scheme, instance.host, instance.port)
+                url = self._family.addressed(url, self.lane.scheme, instance.host, instance.port)
             except self._family.http.InvalidURL as error:  # no host, says a registry: another instance may be one
                 raise self._family.http.ConnectError(f"{instance.host!r} is no host: {error}") from error
         body = self._body
@@ -228,26 +174,23 @@ class Call:
         return out
 
     def take(
-        self,
-        pools: Pools[T],
-        make: Callable[[Instance | None, str | None, str | None], T],
-        instance: Instance | None,
-        out: Any,
-    ) -> Place[T]:
-        """A place in the pool of an instance."""
-        proxy = self._proxy
+        self, make: Callable[[Instance | None, str | None, str | None], Any], attempt: Attempt, out: Any
+    ) -> Pool[Any]:
+        """Use the pool of an instance; the attempt leaves it when its answer has been closed."""
+        lane, pools, instance = self.lane, self._pools, attempt.instance
+        proxy = lane.proxy
         if instance is None:
-            of_hosts: PoolKey = (None, None, None, None, proxy)
-            return pools.used(of_hosts) or pools.take(of_hosts, lambda: True, lambda: make(None, None, proxy))
-        scheme, host, port = self._scheme, instance.host, instance.port
-        key: PoolKey = (scheme, host, port, out.extensions.get("sni_hostname"), proxy)
-        place = pools.used(key)
-        if place is None:
-            target = self.target
-            place = pools.take(key, lambda: target.lists(host, port), lambda: make(instance, scheme, proxy))
-        return place
+            key: PoolKey = (None, None, None, None, proxy)
+        else:
+            key = (lane.scheme, instance.host, instance.port, out.extensions.get("sni_hostname"), proxy)
+        pool = pools.enter(key, attempt)
+        if pool is not None:
+            return pool
+        if instance is None:
+            return pools.take(key, attempt, None, lambda: make(None, None, proxy))
+        return pools.take(key, attempt, lane.target, lambda: make(instance, lane.scheme, proxy))
 
-    def failed(self, error: BaseException, attempt: Attempt, exchange: Exchange) -> BaseException:
+    def failed(self, error: BaseException, attempt: Attempt) -> BaseException:
         """An attempt raised: what the policies see."""
         trouble, late, http = self._family.trouble_of(error), None, self._family.http
         if trouble in {Trouble.UNSENT, Trouble.LOCAL} and self._body.read_at is not None:
@@ -259,16 +202,15 @@ class Call:
         return leaving
 
     def leaving(self, error: BaseException, exchange: Exchange) -> BaseException:
-        """No other attempt is made: the error as the policies around the call see it."""
+        """No other attempt is made: when nothing but our own pools was full, that is a full bulkhead."""
         if isinstance(error, self._family.http.PoolTimeout) and exchange.local_only:
-            key = self.target.route.key
+            key = self.lane.key
             error = self._family.full(f"no connection to {key!r} became free", policy=key)
-        if exchange.attempts and isinstance(error, Exception):
-            url = self._request.url
-            unresolved = isinstance(error, self._family.http.ConnectError)
-            hint = self._core.targets.hint(self.target.route, url.host, url.port) if unresolved else ""
-            error.add_note(exchange.describe() + hint)
-        return error
+        return super().leaving(error, exchange)
+
+    def as_clients(self, error: ResilienceError) -> ResilienceError:
+        """Our error, as the client's too."""
+        return as_clients(error, self.kinds, _request=self._request)
 
     def loosen(self, out: Any) -> None:
         """The headers are here: from now on the caller's own timeouts and deadline hold, for the body.
@@ -276,17 +218,12 @@ class Call:
         A limit of a policy, or of this request's `timeout`, ends at the headers. httpcore looks the timeouts up when
         the body begins.
         """
-        until = self._until
+        until = self.until
         left = None if until is None else max(0.0, until.end - until.clock.monotonic())
         out.extensions["timeout"] = shortened(self._request.extensions.get("timeout"), left)
 
-    def _keep(self) -> tuple[places.Place, ...]:
-        """Hold the places of this call's policies until the body ends: a response is not over at its headers."""
-        mine = places.held.places[self.held_before :] if self.collected is None else self.collected
-        return tuple(place for place in mine if place.retain())
-
     def answer(
-        self, response: Any, exchange: Exchange, attempt: Attempt, place: Place[Any], out: Any, body: Callable[..., Any]
+        self, response: Any, exchange: Exchange, attempt: Attempt, pool: Pool[Any], out: Any, body: Callable[..., Any]
     ) -> Any:
         """The answer as the policies see it.
 
@@ -300,10 +237,10 @@ class Call:
         if sent is not None:  # without the wait for a connection: else a full pool of ours looks like a slow instance
             elapsed = self._core.clock.monotonic() - sent
         pause = retry_after(response) if status in _COME_BACK_LATER else None
-        holding = attempt.answered(status, retry_after=pause, elapsed=elapsed)
-        failed = failed_call(status)
-        kept = self._keep() if self.plan.holds and not failed else ()  # a failed one must not bar its own repetition
-        stream = body(response.stream, holding, place, self._until, self.target.route.key, kept)
+        attempt.answered(status, retry_after=pause, elapsed=elapsed)
+        failed = status >= 400 and failed_call(status)
+        kept = self.keep() if self.plan.holds and not failed else ()  # a failed one must not bar its own repetition
+        stream = body(response.stream, attempt, pool, self.until, self.lane.key, kept)
         told = {"instance": instance, "attempts": exchange.attempts}
         if self._core.connections.factory is None:  # a pool of our own gives a new one each time: it is ours
             found = response
@@ -327,43 +264,20 @@ class Call:
         text = f"{status} {response.reason_phrase} from {exchange.describe()}"
         error = family.failed(text, request=self._request, response=found)
         bare = family.http.Response(status)
-        attempt.refused(error, lambda: family.failed(text, request=self._request, response=bare))
+        exchange.refused(attempt, error, lambda: family.failed(text, request=self._request, response=bare))
         try:
             raise error
         finally:
             del error  # its traceback holds this frame
 
-    def checked(self, answer: Any) -> Any:
-        """What the policies gave.
-
-        Raises:
-            TypeError: when that is no response.
-        """
-        if not isinstance(answer, self._family.http.Response):
-            module = self._family.http.__name__
-            raise TypeError(
-                f"the policies of {self.target.route.key!r} gave {answer!r}: a Fallback in a transport gives an"
-                f" {module}.Response; to answer something else, put it around the client's call"
-            )
-        return answer
-
-    def unwanted(self, wanted: Any) -> list[Any]:
-        """The call is over: the answers to be closed, because a policy put another one in their place."""
-        return [answer for answer in self.answers if answer is not wanted]
-
-    def _may_repeat(self) -> bool:
-        request = self._request
-        has_key = self._key is not None or "Idempotency-Key" in request.headers
-        return self.options.may_repeat(request.method, has_key=has_key)
-
     @property
     def _logical(self) -> bool:
-        return self.target.route.service is not None
+        return self.lane.target.route.service is not None
 
-    def _check_proxy(self, scheme: str) -> None:
-        if self._logical and scheme == "https" and self._proxy and not self._proxy.startswith("socks"):
+    def _check_proxy(self, lane: Lane) -> None:
+        if self._logical and lane.scheme == "https" and lane.proxy and not lane.proxy.startswith("socks"):
             raise ConfigError(
-                f"https://{self._request.url.host} is a logical name and {self._proxy} an HTTP proxy: the certificate"
+                f"https://{self._request.url.host} is a logical name and {lane.proxy} an HTTP proxy: the certificate"
                 " could not be verified for the name. Put the name into NO_PROXY, or use no proxy",
                 path="proxy",
             )

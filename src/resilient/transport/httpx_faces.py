@@ -5,26 +5,26 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from resilient.balancing import Balancer, RoundRobin, Strategy
 from resilient.clock import Clock, forget_on_fork
 from resilient.discovery import Discovery, Instance
-from resilient.errors import CallTimeoutError, NoInstanceError, RejectedError
 from resilient.pipeline import Pipeline
-from resilient.places import collected, held
 from resilient.policies.timeout import _Scope
-from resilient.transport.client_errors import as_clients
 from resilient.transport.connections import Connections
+from resilient.transport.driving import run, run_async
 from resilient.transport.exchange import Attempt, Exchange
-from resilient.transport.httpx_call import Call, Core
+from resilient.transport.httpx_call import Core, HttpxCall
 from resilient.transport.httpx_family import Family
 from resilient.transport.pools import Pools
 
 if TYPE_CHECKING:
     import asyncio
+
+    from resilient.transport.loop_pools import LoopPools
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -102,121 +102,38 @@ class SyncTransport(Face[Request, Response, Limits, Pool]):
     """For functions."""
 
     def _make_pools(self) -> None:
-        self._pools: Pools[Any] = Pools(self._core.clock)
+        self._pools: Pools[Any] = Pools(_close)
 
     def handle_request(self, request: Request) -> Response:
         """Send one request: balanced, guarded."""
-        if self._pools.closing:
-            _quietly(self._pools.closing.popleft().close)
-        call = self._core.begin(request)
-        if call.plan.holds:
-            call.held_before = len(held.places)
-        answer: Any = None
-        try:
-            part = call.plan.call
-            if part is not None and call.ready:
-                answer = part._sync()(partial(self._send, call), (request,), {})
-                if type(answer) is not self.family.http.Response:
-                    call.checked(answer)
-            else:
-                with call.limited():
-                    self._wait_once(call)
-                    answer = self._guarded(call, request)
-        except self.family.failed as failed:
-            answer = failed.response
-            if call.plan.heed is not None:
-                call.plan.heed(failed)
-        except (RejectedError, CallTimeoutError) as error:
-            leaving = as_clients(error, self.family.kinds, _request=request)
-            try:
-                if leaving is error:
-                    raise
-                raise leaving from error
-            finally:
-                del leaving  # its traceback holds this frame
-        finally:
-            call.over = True
-            if len(call.answers) != 1 or call.answers[0] is not answer:
-                for other in call.unwanted(answer):
-                    _quietly(other.close)
-        return answer  # type: ignore[no-any-return]  # checked to be one
+        return run(self._core.call(self._core, request, self._pools), self._attempt, request)  # type: ignore[no-any-return]  # checked to be one
 
     def close(self) -> None:
         """Close every pool, and the discovery if it was made from a URL."""
         for pool in self._pools.take_all():
-            _quietly(pool.close)
+            _close(pool)
         self._core.targets.close()
 
-    def _wait_once(self, call: Call) -> None:
-        first = call.first_wait()
-        if first is None:
-            return
-        discovery, service, seconds = first
-        missing: NoInstanceError | None = None
-        try:
-            discovery.wait(service, timeout=seconds)
-        except NoInstanceError as error:
-            missing = error
-        call.waited(missing)
-
-    def _guarded(self, call: Call, request: Request) -> Any:
-        part = call.plan.call
-        if part is None:
-            return self._send(call, request)
-        return call.checked(part._sync()(partial(self._send, call), (request,), {}))
-
-    def _send(self, call: Call, request: Request) -> Any:
-        exchange, part = call.exchange(), call.plan.attempt
-        try:
-            while True:
-                try:
-                    if part is None:
-                        return self._attempt(call, exchange, request)
-                    return part._sync()(partial(self._attempt, call, exchange), (request,), {})
-                except BaseException as error:
-                    wait = exchange.again(error)
-                    if wait is None:
-                        leaving = call.leaving(error, exchange)
-                        try:
-                            if leaving is error:
-                                raise
-                            raise leaving from error
-                        finally:
-                            del leaving  # its traceback holds this frame
-                if wait:
-                    self._pause(exchange, wait)
-        finally:
-            exchange.end()
-
-    def _pause(self, exchange: Exchange, seconds: float) -> None:
-        retry = exchange.retry
-        assert retry is not None  # nobody else waits
-        try:
-            retry.waiting.add(exchange)
-            self._core.clock.sleep(seconds)
-        finally:
-            retry.waiting.discard(exchange)
-
-    def _attempt(self, call: Call, exchange: Exchange, request: Request) -> Any:
+    def _attempt(self, call: HttpxCall, exchange: Exchange, _request: Request) -> Any:
         attempt = exchange.attempt() if call.missing is None else call.choose(exchange)
-        place = None
+        pool = None
         try:
             if exchange.attempts > 1 and (thrown := call.thrown(exchange)) is not None:
-                _quietly(thrown.close)
+                call.discard(thrown)
             out = call.outgoing(attempt)
-            place = call.take(self._pools, self._core.connections.sync, attempt.instance, out)
-            response = place.transport.handle_request(out)
+            pool = call.take(self._core.connections.sync, attempt, out)
+            response = pool.transport.handle_request(out)
         except BaseException as error:
-            if place is not None:
-                place.free()
-            leaving = call.failed(error, attempt, exchange)
+            if pool is not None:
+                pool.leave(attempt)
+            leaving = call.failed(error, attempt)
             try:
                 if leaving is error:
                     raise
                 raise leaving from error
             finally:
                 del leaving  # its traceback holds this frame
-        return call.answer(response, exchange, attempt, place, out, self.family.body)
+        return call.answer(response, exchange, attempt, pool, out, self.family.body)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._core.targets!r}>"
@@ -226,131 +143,49 @@ class AsyncTransport(Face[Request, Response, Limits, Pool]):
     """For async functions."""
 
     def _make_pools(self) -> None:
+        from asyncio import get_running_loop  # by who is async only
+
+        from resilient.transport.loop_pools import LoopPools
+
+        self._running_loop = get_running_loop
+        self._make = LoopPools
         self._lock = threading.Lock()
-        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Pools[Any]] = WeakKeyDictionary()
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopPools] = WeakKeyDictionary()
+        self._latest: LoopPools | None = None  # mostly there is one loop
         forget_on_fork(self)
 
     async def handle_async_request(self, request: Request) -> Response:
         """Send one request: balanced, guarded."""
-        pools = self._pools()
-        if pools.closing:  # before there is an answer that a cancellation could lose
-            await _quietly_async(pools.closing.popleft())
-        call = self._core.begin(request)
-        outer = collected.get()
-        if call.plan.holds:
-            call.collected = []
-            collected.set(call.collected)
-        answer: Any = None
-        try:
-            part = call.plan.call
-            if part is not None and call.ready:
-                answer = await part._async()(partial(self._send, call, pools), (request,), {})
-                if type(answer) is not self.family.http.Response:
-                    call.checked(answer)
-            else:
-                with call.limited():
-                    await self._wait_once(call)
-                    answer = await self._guarded(call, pools, request)
-        except self.family.failed as failed:
-            answer = failed.response
-            if call.plan.heed is not None:
-                call.plan.heed(failed)
-        except (RejectedError, CallTimeoutError) as error:
-            leaving = as_clients(error, self.family.kinds, _request=request)
-            try:
-                if leaving is error:
-                    raise
-                raise leaving from error
-            finally:
-                del leaving  # its traceback holds this frame
-        finally:
-            if call.collected is not None:
-                collected.set(outer)
-            call.over = True
-            if len(call.answers) != 1 or call.answers[0] is not answer:
-                for other in call.unwanted(answer):
-                    await _quietly_async(other)
-        return answer  # type: ignore[no-any-return]  # checked to be one
+        return await run_async(self._core.call(self._core, request, self._pools()), self._attempt, request)  # type: ignore[no-any-return]  # checked to be one
 
     async def aclose(self) -> None:
         """Close every pool of this loop, and the discovery if it was made from a URL."""
-        for pool in self._pools().take_all():
-            await _quietly_async(pool)
+        await self._pools().aclose()
         await self._core.targets.aclose()
 
-    async def _wait_once(self, call: Call) -> None:
-        first = call.first_wait()
-        if first is None:
-            return
-        discovery, service, seconds = first
-        missing: NoInstanceError | None = None
-        try:
-            await discovery.wait_async(service, timeout=seconds)
-        except NoInstanceError as error:
-            missing = error
-        call.waited(missing)
-
-    async def _guarded(self, call: Call, pools: Pools[Any], request: Request) -> Any:
-        part = call.plan.call
-        if part is None:
-            return await self._send(call, pools, request)
-        return call.checked(await part._async()(partial(self._send, call, pools), (request,), {}))
-
-    async def _send(self, call: Call, pools: Pools[Any], request: Request) -> Any:
-        exchange, part = call.exchange(), call.plan.attempt
-        try:
-            while True:
-                try:
-                    if part is None:
-                        return await self._attempt(call, exchange, pools, request)
-                    return await part._async()(partial(self._attempt, call, exchange, pools), (request,), {})
-                except BaseException as error:
-                    wait = exchange.again(error)
-                    if wait is None:
-                        leaving = call.leaving(error, exchange)
-                        try:
-                            if leaving is error:
-                                raise
-                            raise leaving from error
-                        finally:
-                            del leaving  # its traceback holds this frame
-                if wait:
-                    await self._pause(exchange, wait)
-        finally:
-            exchange.end()
-
-    async def _pause(self, exchange: Exchange, seconds: float) -> None:
-        retry = exchange.retry
-        assert retry is not None  # nobody else waits
-        try:
-            retry.waiting.add(exchange)
-            await self._core.clock.sleep_async(seconds)
-        finally:
-            retry.waiting.discard(exchange)
-
-    async def _attempt(self, call: Call, exchange: Exchange, pools: Pools[Any], request: Request) -> Any:
+    async def _attempt(self, call: HttpxCall, exchange: Exchange, _request: Request) -> Any:
         attempt = exchange.attempt() if call.missing is None else call.choose(exchange)
-        place = None
+        pool = None
         try:
             if exchange.attempts > 1 and (thrown := call.thrown(exchange)) is not None:
-                await _quietly_async(thrown)  # here, where a cancellation gives the lease back
+                await call.discard_async(thrown)  # here, where a cancellation gives the lease back
             out = call.outgoing(attempt)
-            place = call.take(pools, self._core.connections.asynchronous, attempt.instance, out)
+            pool = call.take(self._core.connections.asynchronous, attempt, out)
             if attempt.limit is None:
-                response = await place.transport.handle_async_request(out)
+                response = await pool.transport.handle_async_request(out)
             else:
-                response = await self._before_deadline(place.transport, out, attempt)
+                response = await self._before_deadline(pool.transport, out, attempt)
         except BaseException as error:
-            if place is not None:
-                place.free()
-            leaving = call.failed(error, attempt, exchange)
+            if pool is not None:
+                pool.leave(attempt)
+            leaving = call.failed(error, attempt)
             try:
                 if leaving is error:
                     raise
                 raise leaving from error
             finally:
                 del leaving  # its traceback holds this frame
-        return call.answer(response, exchange, attempt, place, out, self.family.async_body)
+        return call.answer(response, exchange, attempt, pool, out, self.family.async_body)
 
     async def _before_deadline(self, transport: Any, out: Any, attempt: Attempt) -> Any:
         """One attempt, ended a little after its time when its own timeouts, which count per read, have not ended it."""
@@ -364,41 +199,30 @@ class AsyncTransport(Face[Request, Response, Limits, Pool]):
         finally:
             scope.leave()
 
-    def _pools(self) -> Pools[Any]:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        pools = self._by_loop.get(loop)
-        if pools is not None:
-            return pools
+    def _pools(self) -> LoopPools:
+        loop, latest = self._running_loop(), self._latest
+        if latest is not None and latest.are_of(loop):
+            return latest
         with self._lock:
             pools = self._by_loop.get(loop)
             if pools is None:
                 for ended in [other for other in self._by_loop if other.is_closed()]:
                     del self._by_loop[ended]  # unclosed: nothing can be closed on a loop that has ended
-                pools = self._by_loop[loop] = Pools(self._core.clock)
+                pools = self._by_loop[loop] = self._make(loop)
+            self._latest = pools
             return pools
 
     def after_fork_in_child(self) -> None:
         """The loops are the parent's."""
         self._lock = threading.Lock()
         self._by_loop = WeakKeyDictionary()
+        self._latest = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._core.targets!r}>"
 
 
-def _quietly(close: Callable[[], None]) -> None:
-    """Close what nobody waits for."""
-    try:
-        close()
-    except Exception:  # its answer was thrown away: how the connection ends concerns nobody
-        return
-
-
-async def _quietly_async(thing: Any) -> None:
-    """The same for an event loop."""
-    try:
-        await thing.aclose()
-    except Exception:  # as above
-        return
+def _close(transport: Any) -> None:
+    """Close what nobody uses."""
+    with suppress(Exception):  # how its connections end concerns nobody
+        transport.close()

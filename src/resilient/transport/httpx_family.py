@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
@@ -38,6 +39,9 @@ class Family:
         self._told = (http.HTTPError, OSError, ResilienceError)
         self._parts: dict[tuple[str, str, int], tuple[str, int | None]] = {}
         self._moved = _moved if _may_move(http) else None
+        parts = ("scheme", "host", "port")  # of a URL, the host as it is sent where that can be had without decoding it
+        read = parts if self._moved is None else [f"_uri_reference.{part}" for part in parts]
+        self.place: Callable[[Any], tuple[str, str, int | None]] = attrgetter(*read)
 
     def trouble_of(self, error: BaseException) -> Trouble:
         """What an error says about the instance."""
@@ -54,13 +58,6 @@ class Family:
     def says_nothing(self, error: BaseException) -> bool:
         """Whether an error says nothing about the dependency: a request that can not be sent, a body that raised."""
         return isinstance(error, self._nothing) or not isinstance(error, self._told)
-
-    def place(self, url: Any) -> tuple[str, str, int | None]:
-        """Scheme, host and port of a URL, the host as it is sent."""
-        if self._moved is None:
-            return url.scheme, url.host, url.port
-        read = url._uri_reference
-        return read.scheme, read.host, read.port
 
     def addressed(self, url: Any, scheme: str, host: str, port: int) -> Any:
         """The same URL at an address.
@@ -83,7 +80,7 @@ class Family:
 def _moved(kind: Any, url: Any, host: str, port: int | None) -> Any:
     found, read = kind.__new__(kind), url._uri_reference
     scheme, userinfo, _, _, path, query, fragment = read
-    found._uri_reference = type(read)(scheme, userinfo, host, port, path, query, fragment)
+    found._uri_reference = tuple.__new__(type(read), (scheme, userinfo, host, port, path, query, fragment))
     return found
 
 

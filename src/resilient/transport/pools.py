@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+import weakref
 from collections.abc import Callable
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
-from resilient.clock import Clock, forget_on_fork
+from resilient.clock import forget_on_fork
 
 T = TypeVar("T")
-
-_IDLE = 60.0  # seconds that a pool to an instance which left the list is kept: it may only have missed a renewal
-_SWEEP = 10.0  # seconds between looks for such pools
-
 
 PoolKey: TypeAlias = tuple[str | None, str | None, int | None, str | None, str | None]
 """What must not share a connection: scheme, host, port, the name that TLS verifies, proxy.
@@ -23,112 +19,136 @@ proxy: their scheme, host and port stand here as None.
 """
 
 
+class Listing(Protocol):
+    """The list of the instances of one service."""
+
+    @property
+    def service(self) -> str | None:
+        """Its name; None: it is no service, and nothing is on the list."""
+        ...
+
+    def lists(self, host: str, port: int) -> bool:
+        """Whether an address is on the list now."""
+        ...
+
+    def hear(self, changed: Callable[[], object]) -> Callable[[], None]:
+        """Call `changed` after each change of the list; the function that stops that."""
+        ...
+
+
 class Pool(Generic[T]):
-    """One client transport and who uses it."""
+    """One client transport and who uses it: from the sending of a request until the answer has been closed."""
 
-    __slots__ = ("_lock", "_made", "last_used", "listed", "users")
-
-    def __init__(self, listed: Callable[[], bool]) -> None:
-        self._lock = threading.Lock()
-        self._made: list[T] = []
-        self.listed = listed
-        self.last_used = 0.0
-        self.users: set[object] = set()  # not a number: a set may be changed from a finaliser without a lock
-
-    def transport(self, make: Callable[[], T]) -> T:
-        """The client transport, made once. The lock holds back only those who could not go on without it anyway."""
-        with self._lock:
-            if not self._made:
-                self._made.append(make())
-            return self._made[0]
-
-    def made(self) -> list[T]:
-        """The client transport, if there is one."""
-        return self._made
-
-
-class Place(Generic[T]):
-    """One use of a pool, from the request to the end of the answer's body."""
-
-    __slots__ = ("_now", "_pool", "transport")
+    __slots__ = ("_dispose", "_lock", "_made", "left", "transport", "users")
 
     transport: T
 
-    def __init__(self, pool: Pool[T], now: Callable[[], float]) -> None:
-        self._pool = pool
-        self._now = now
-        pool.users.add(self)
+    def __init__(self, dispose: Callable[[T], object]) -> None:
+        self._lock = threading.Lock()
+        self._dispose = dispose
+        self._made: list[T] = []  # the transport, until somebody takes it out to close it
+        self.users: set[object] = set()  # not a number: a set may be changed from a finaliser without a lock
+        self.left = False  # its instance has left the list: nobody comes in any more, the last one closes it
 
-    def free(self) -> None:
-        """The use is over; twice is fine. Takes no lock."""
-        self._pool.last_used = self._now()
-        self._pool.users.discard(self)
+    def make(self, make: Callable[[], T]) -> bool:
+        """Make the client transport, once; whether this was the time.
+
+        The lock holds back only those who could not go on without it anyway.
+        """
+        with self._lock:
+            if hasattr(self, "transport"):
+                return False
+            self.transport = make()
+            self._made.append(self.transport)
+            return True
+
+    def leave(self, user: object) -> None:
+        """A use is over; twice is fine."""
+        self.users.discard(user)
+        if self.left and not self.users:
+            self.close()
+
+    def lose(self, user: object) -> None:
+        """The same for a finaliser: closes nothing, for that takes locks."""
+        self.users.discard(user)
+
+    def close(self) -> None:
+        """Let the client transport be closed."""
+        for transport in self.take():
+            self._dispose(transport)
+
+    def take(self) -> list[T]:
+        """Take the client transport out; of several who want to close it one gets it."""
+        try:
+            return [self._made.pop()]
+        except IndexError:
+            return []
 
 
 class Pools(Generic[T]):
-    """The pools of one transport. Safe for threads; closes nothing itself, it hands out what is to be closed."""
+    """The pools of one transport. Safe for threads.
 
-    def __init__(self, clock: Clock) -> None:
-        self._now = clock.monotonic
+    A pool whose instance leaves the list gets no new users, and is closed after the last one: at once when there is
+    none. An instance that comes back gets a new pool.
+
+    Args:
+        dispose: closes a client transport that nobody uses, called by any thread; does not raise.
+    """
+
+    def __init__(self, dispose: Callable[[T], object]) -> None:
+        self._dispose = dispose
         self._lock = threading.Lock()
         self._pools: dict[PoolKey, Pool[T]] = {}
-        self._next_sweep = self._now() + _SWEEP
-        self.closing: deque[T] = deque()  # a request that closes one pays for one, and cancelled it loses no other
+        self._listings: dict[PoolKey, Listing] = {}
+        self._leaving: list[Pool[T]] = []  # that were in use when their instance left
+        self._heard: dict[str, Callable[[], None]] = {}  # services whose changes are heard, and how to stop that
         forget_on_fork(self)
 
-    def used(self, key: PoolKey) -> Place[T] | None:
-        """A place in the pool of `key`, if it was used lately: such a one is not about to be closed. Takes no lock."""
+    def enter(self, key: PoolKey, user: object) -> Pool[T] | None:
+        """Use the pool of `key`, if there is one. Takes no lock."""
         pool = self._pools.get(key)
-        now = self._now()
-        if pool is None or not pool._made or now - pool.last_used > _SWEEP or now >= self._next_sweep:
-            return None
-        place = Place(pool, self._now)
-        place.transport = pool._made[0]
-        return place
+        if pool is not None:
+            pool.users.add(user)  # before the look: who closes it says so before it looks for users
+            if pool._made and not pool.left:
+                return pool
+            pool.leave(user)
+        return None
 
-    def take(self, key: PoolKey, listed: Callable[[], bool], make: Callable[[], T]) -> Place[T]:
+    def take(self, key: PoolKey, user: object, listing: Listing | None, make: Callable[[], T]) -> Pool[T]:
         """Use the pool of `key`, made when there is none.
 
         Args:
             key: what must not share a connection.
-            listed: whether the instance is still known; asked when the pool has been idle.
+            user: whoever leaves the pool in the end.
+            listing: where its instance stands; None for hosts that are not logical, whose pool stays.
             make: makes the client transport.
         """
-        now = self._now()
-        if now >= self._next_sweep:
-            self._next_sweep = now + _SWEEP
-            self._sweep(now)
         with self._lock:
             pool = self._pools.get(key)
             if pool is None:
-                pool = self._pools[key] = Pool(listed)
-            pool.last_used = now
-            place = Place(pool, self._now)
+                pool = self._pools[key] = Pool(self._dispose)
+                if listing is not None:
+                    self._listings[key] = listing
+            pool.users.add(user)
         try:
-            place.transport = pool.transport(make)
+            made = pool.make(make)
         except BaseException:
-            place.free()
+            pool.leave(user)
             raise
-        return place
-
-    def _sweep(self, now: float) -> None:
-        """Once in 10 s: put aside the pools to be closed: idle for a minute, their instance gone."""
-        with self._lock:
-            idle = [entry for entry in self._pools.items() if now - entry[1].last_used >= _IDLE and not entry[1].users]
-        gone = [(key, pool) for key, pool in idle if not pool.listed()]
-        with self._lock:
-            for key, pool in gone:
-                if now - pool.last_used >= _IDLE and self._pools.get(key) is pool:  # nobody took it meanwhile
-                    del self._pools[key]
-                    self.closing.extend(pool.made())
+        if made and listing is not None and listing.service is not None:
+            self._hear(listing.service, listing)
+            self._part({key: listing})  # its instance may have left since it was chosen
+        return pool
 
     def take_all(self) -> list[T]:
-        """Take out every pool."""
+        """Take out every client transport, those that are in use too."""
         with self._lock:
-            pools, self._pools = self._pools, {}
-            closing = [*self.closing, *(transport for pool in pools.values() for transport in pool.made())]
-            self.closing.clear()
-        return closing
+            pools = [*self._pools.values(), *self._leaving]
+            heard = list(self._heard.values())
+            self._pools, self._listings, self._leaving, self._heard = {}, {}, [], {}
+        for stop in heard:
+            stop()
+        return [transport for pool in pools for transport in pool.take()]
 
     def __len__(self) -> int:
         return len(self._pools)
@@ -136,5 +156,42 @@ class Pools(Generic[T]):
     def after_fork_in_child(self) -> None:
         """Drop the pools unclosed: their connections are the parent's."""
         self._lock = threading.Lock()
-        self._pools = {}
-        self.closing.clear()
+        self._pools, self._listings, self._leaving = {}, {}, []
+
+    def _hear(self, service: str, listing: Listing) -> None:
+        with self._lock:
+            if service in self._heard:
+                return
+            self._heard[service] = _nothing
+        mine = weakref.ref(self)  # the discovery may live longer than the transport
+
+        def changed() -> None:
+            pools = mine()
+            if pools is None:
+                stop()
+            else:
+                pools._part(pools._listings.copy())
+
+        stop = listing.hear(changed)
+        with self._lock:
+            self._heard[service] = stop
+
+    def _part(self, among: dict[PoolKey, Listing]) -> None:
+        """Part with those pools whose instances are gone."""
+        gone = [key for key, listing in among.items() if not listing.lists(str(key[1]), int(key[2] or 0))]
+        with self._lock:
+            for key in gone:
+                pool = self._pools.pop(key, None)
+                self._listings.pop(key, None)
+                if pool is not None:
+                    pool.left = True  # before the look for users: who enters looks at it after
+                    self._leaving.append(pool)
+            free = [pool for pool in self._leaving if not pool.users]
+            for pool in free:
+                self._leaving.remove(pool)
+        for pool in free:
+            pool.close()
+
+
+def _nothing() -> None:
+    """In the place of a stop while it is being asked for."""

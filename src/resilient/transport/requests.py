@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from resilient import places
 from resilient.balancing import Balancer, RoundRobin, Strategy
 from resilient.checks import whole
 from resilient.clock import SYSTEM_CLOCK, Clock
-from resilient.deadline import current_limit
 from resilient.discovery import Discovery
-from resilient.errors import (
-    CallTimeoutError,
-    ConfigError,
-    DeadlineExceededError,
-    NoInstanceError,
-    RejectedError,
-    ResilienceError,
-)
+from resilient.errors import ConfigError, ResilienceError
 from resilient.http_answers import retry_after
 from resilient.pipeline import Pipeline
 
@@ -36,18 +26,19 @@ except ImportError as error:
     ) from error
 
 from resilient.transport import requests_errors as errors
+from resilient.transport.calls import Call
 from resilient.transport.client_errors import as_clients, by_ours
 from resilient.transport.deadline_header import DEADLINE_HEADER, header_ms, whole_ms
+from resilient.transport.driving import run
 from resilient.transport.exchange import Attempt, Exchange
 from resilient.transport.options import NO_OPTIONS
-from resilient.transport.pools import Place, PoolKey, Pools
+from resilient.transport.pools import Pool, PoolKey, Pools
 from resilient.transport.requests_bodies import InstancePool, RawBody
 from resilient.transport.routing import Trouble, failed_call
-from resilient.transport.targets import Target, Targets
+from resilient.transport.targets import Targets
 
 __all__ = ["ResilientAdapter"]
 
-_KINDS = by_ours(errors.KINDS)
 _NOTHING = (
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidSchema,
@@ -114,7 +105,7 @@ class ResilientAdapter(HTTPAdapter):
         self._clock = clock or SYSTEM_CLOCK
         self._tls_name = tls_name
         self._deadline_header = deadline_header
-        self._pools: Pools[HTTPAdapter] = Pools(self._clock)
+        self._pools: Pools[HTTPAdapter] = Pools(_close)
         self._kept_connections = whole(type(self).__name__, "pool_maxsize", pool_maxsize)
         super().__init__(pool_maxsize=pool_maxsize)
 
@@ -139,41 +130,13 @@ class ResilientAdapter(HTTPAdapter):
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """Send one request: balanced, guarded. Arguments as for requests' own adapter."""
-        if self._pools.closing:
-            self._pools.closing.popleft().close()
         options = {"stream": stream, "verify": verify, "cert": cert, "proxies": proxies}
-        call = _Call(self, request, timeout, options)
-        answer: Any = None
-        try:
-            call.wait_once()
-            part = call.plan.call
-            answer = call.run() if part is None else part._sync()(lambda _request: call.run(), (request,), {})
-            if not isinstance(answer, requests.Response):
-                raise TypeError(
-                    f"the policies of {call.key!r} gave {answer!r}: a Fallback here gives a requests.Response"
-                )
-        except errors.FailedAnswer as failed:
-            answer = failed.response
-            if call.plan.heed is not None:
-                call.plan.heed(failed)
-        except (RejectedError, CallTimeoutError) as error:
-            leaving = as_clients(error, _KINDS, request=request, response=None)
-            try:
-                if leaving is error:
-                    raise
-                raise leaving from error
-            finally:
-                del leaving  # its traceback holds this frame
-        finally:
-            for other in call.answers:
-                if other is not answer:
-                    _quietly(other)
-        return answer  # type: ignore[no-any-return]  # looked at above
+        return run(_Call(self, request, timeout, options), _attempt, request)  # type: ignore[no-any-return]  # checked to be one
 
     def close(self) -> None:
         """Close every pool, and the discovery if it was made from a URL."""
         for pool in self._pools.take_all():
-            pool.close()
+            _close(pool)
         self._targets.close()
         super().close()
 
@@ -184,129 +147,70 @@ class ResilientAdapter(HTTPAdapter):
         return f"<{type(self).__name__} {self._targets!r}>"
 
 
-class _Call:
+class _Call(Call):
     """One request on its way."""
+
+    answer_kind, answer_name, failed_kind = requests.Response, "a requests.Response", errors.FailedAnswer
+    kinds = by_ours(errors.KINDS)
 
     def __init__(
         self, adapter: ResilientAdapter, request: requests.PreparedRequest, timeout: Any, options: dict[str, Any]
     ) -> None:
-        self._adapter = adapter
+        self.adapter = adapter
+        self.timeout = timeout
+        self.sending = options
+        self.url = urlsplit(str(request.url))
         self._request = request
-        self._timeout = timeout
-        self._options = options
-        self._url = urlsplit(str(request.url))
-        self._until = current_limit.get()
         self._sent = False
-        self._missing: NoInstanceError | None = None
-        self._held_before = len(places.held.places)  # by this thread, for what is further out
-        self.answers: list[requests.Response] = []
-        host, port = self._url.hostname or "", self._url.port
-        if port == {"http": 80, "https": 443}.get(self._url.scheme):
+        host, port, targets = self.url.hostname or "", self.url.port, adapter._targets
+        if port == {"http": 80, "https": 443}.get(self.url.scheme):
             port = None
-        self.target: Target = adapter._targets.find((self._url.scheme, host, port), host)
-        self.plan = self.target.plan()
-        self.key = self.target.route.key
+        lane = targets.find((self.url.scheme, host, port), host)
+        super().__init__(targets, lane, NO_OPTIONS, adapter._clock)
 
-    def wait_once(self) -> None:
-        """Before the first call of a service."""
-        limit = self._until
-        left = None if limit is None else max(0.0, limit.end - limit.clock.monotonic())
-        first = self.target.first_wait(left)
-        if first is None:
-            return
-        discovery, service, seconds = first
-        try:
-            discovery.wait(service, timeout=seconds)
-        except NoInstanceError as error:
-            self._missing = error
-        if self._missing is None or left is None or seconds < left:
-            self.target.known = True
+    def may_repeat(self) -> bool:
+        """By its method and its Idempotency-Key."""
+        request = self._request
+        return self.options.may_repeat(str(request.method), has_key="Idempotency-Key" in request.headers)
 
-    def run(self) -> requests.Response:
-        """Send until an answer or an error is to leave."""
-        method, headers = str(self._request.method), self._request.headers
-        exchange = Exchange(
-            self.key,
-            self.target.balancer(self._url.scheme),
-            NO_OPTIONS,
-            self.plan.retry,
-            self.plan.own,
-            repeat=lambda: NO_OPTIONS.may_repeat(method, has_key="Idempotency-Key" in headers),
-            sendable=lambda: not self._sent or isinstance(self._request.body, (bytes, str, type(None))),
-            clock=self._adapter._clock,
-        )
-        part = self.plan.attempt
-        try:
-            while True:
-                try:
-                    if part is None:
-                        return self._attempt(exchange, self._request)
-                    return part._sync()(partial(self._attempt, exchange), (self._request,), {})  # type: ignore[no-any-return]  # checked outside
-                except BaseException as error:
-                    wait = exchange.again(error)
-                    if wait is None:
-                        if exchange.attempts and isinstance(error, Exception):
-                            error.add_note(exchange.describe() + self._hint())
-                        raise
-                if wait:
-                    self._adapter._clock.sleep(wait)
-        finally:
-            exchange.end()
+    def sendable(self) -> bool:
+        """Unless its body is a file, or comes from a generator."""
+        return not self._sent or isinstance(self._request.body, (bytes, str, type(None)))
 
-    def _hint(self) -> str:
-        return self._adapter._targets.hint(self.target.route, self._url.hostname or "", self._url.port)
+    def hint(self, error: Exception) -> str:
+        """For whatever went wrong."""
+        return self.targets.hint(self.lane.target.route, self.url.hostname or "", self.url.port)
 
-    def _attempt(self, exchange: Exchange, _request: requests.PreparedRequest) -> requests.Response:
-        try:
-            attempt = exchange.attempt()
-        except (NoInstanceError, DeadlineExceededError) as error:
-            if self._missing is not None:  # time is up because it was waited for
-                raise self._missing from error
-            raise
-        kept, place = exchange.take_kept(), None
-        try:
-            if isinstance(kept, errors.FailedAnswer):
-                _quietly(kept.response)
-            out = self._outgoing(attempt)
-            place = self._take(attempt)
-            response = place.transport.send(out, timeout=_shortened(self._timeout, attempt.left()), **self._options)
-        except BaseException as error:
-            if place is not None:
-                place.free()
-            leaving = self._failed(error, attempt)
-            try:
-                if leaving is error:
-                    raise
-                raise leaving from error
-            finally:
-                del leaving  # its traceback holds this frame
-        return self._answer(response, exchange, attempt, place)
+    def as_clients(self, error: ResilienceError) -> ResilienceError:
+        """Our error, as the client's too."""
+        return as_clients(error, self.kinds, request=self._request, response=None)
 
-    def _outgoing(self, attempt: Attempt) -> requests.PreparedRequest:
+    def outgoing(self, attempt: Attempt) -> requests.PreparedRequest:
+        """The request to one instance."""
         out, left, instance = self._request.copy(), attempt.time(), attempt.instance
-        wanted = self._adapter._deadline_header
+        wanted = self.adapter._deadline_header
         if left is not None and (wanted or (wanted is None and instance is not None)):
             out.headers[DEADLINE_HEADER] = header_ms(whole_ms(left), out.headers.get(DEADLINE_HEADER))
         if instance is not None:
-            out.headers.setdefault("Host", self._url.netloc.rpartition("@")[2])
-            out.url = _addressed(self._url, instance.host, instance.port)
+            out.headers.setdefault("Host", self.url.netloc.rpartition("@")[2])
+            out.url = _addressed(self.url, instance.host, instance.port)
         return out
 
-    def _take(self, attempt: Attempt) -> Place[HTTPAdapter]:
-        instance, adapter, scheme, target = attempt.instance, self._adapter, self._url.scheme, self.target
+    def take(self, attempt: Attempt) -> Pool[HTTPAdapter]:
+        """Use the pool of an instance; the attempt leaves it when its answer has been closed."""
+        adapter, scheme, instance = self.adapter, self.lane.scheme, attempt.instance
+        pools, size = adapter._pools, adapter._kept_connections
         if instance is None:
             of_hosts: PoolKey = (None, None, None, None, None)
-            return adapter._pools.take(
-                of_hosts, lambda: True, lambda: HTTPAdapter(pool_maxsize=adapter._kept_connections)
+            return pools.enter(of_hosts, attempt) or pools.take(
+                of_hosts, attempt, None, lambda: HTTPAdapter(pool_maxsize=size)
             )
-        host, port = instance.host, instance.port
-        name = (adapter._tls_name or self._url.hostname) if scheme == "https" else None
-        key: PoolKey = (scheme, host, port, name, None)
-        return adapter._pools.take(
-            key, lambda: target.lists(host, port), lambda: InstancePool(name, adapter._kept_connections)
-        )
+        name = (adapter._tls_name or self.url.hostname) if scheme == "https" else None
+        key: PoolKey = (scheme, instance.host, instance.port, name, None)
+        return pools.enter(key, attempt) or pools.take(key, attempt, self.lane.target, lambda: InstancePool(name, size))
 
-    def _failed(self, error: BaseException, attempt: Attempt) -> BaseException:
+    def failed(self, error: BaseException, attempt: Attempt) -> BaseException:
+        """An attempt raised: what the policies see."""
         trouble = _trouble_of(error)
         self._sent = trouble is not Trouble.UNSENT
         late = attempt.timed_out() if isinstance(error, requests.Timeout) else None
@@ -314,19 +218,23 @@ class _Call:
         attempt.failed(leaving, trouble)
         return leaving
 
-    def _answer(
-        self, response: requests.Response, exchange: Exchange, attempt: Attempt, place: Place[HTTPAdapter]
+    def answer(
+        self, response: requests.Response, exchange: Exchange, attempt: Attempt, pool: Pool[HTTPAdapter]
     ) -> requests.Response:
+        """The answer as the policies see it.
+
+        Raises:
+            FailedAnswer: holding it, when its status is a failure.
+        """
         self._sent = True
         pause = retry_after(response) if response.status_code in {429, 503} else None
-        holding = attempt.answered(response.status_code, retry_after=pause)
+        attempt.answered(response.status_code, retry_after=pause)
         response.request, response.url = self._request, str(self._request.url)
         response.cookies = RequestsCookieJar()  # of the name, not of the address
         extract_cookies_to_jar(response.cookies, self._request, response.raw)  # type: ignore[no-untyped-call]  # requests has no types there
         failed = failed_call(response.status_code)
-        mine = places.held.places[self._held_before :] if self.plan.holds and not failed else ()
-        kept = tuple(one for one in mine if one.retain())  # until the body ends
-        response.raw = RawBody(response.raw, holding, place, self._until, self.key, kept)
+        kept = () if failed else self.keep()  # until the body ends
+        response.raw = RawBody(response.raw, attempt, pool, self.until, self.lane.key, kept)
         response.resilient = {"instance": attempt.instance, "attempts": exchange.attempts}  # type: ignore[attr-defined]  # told there
         self.answers.append(response)
         if not failed:
@@ -336,11 +244,33 @@ class _Call:
         bare = requests.Response()
         bare.status_code = response.status_code
         error = errors.FailedAnswer(text, request=self._request, response=response)
-        attempt.refused(error, lambda: errors.FailedAnswer(text, request=self._request, response=bare))
+        exchange.refused(attempt, error, lambda: errors.FailedAnswer(text, request=self._request, response=bare))
         try:
             raise error
         finally:
             del error  # its traceback holds this frame
+
+
+def _attempt(call: _Call, exchange: Exchange, _request: requests.PreparedRequest) -> requests.Response:
+    attempt = exchange.attempt() if call.missing is None else call.choose(exchange)
+    pool = None
+    try:
+        if (thrown := call.thrown(exchange)) is not None:
+            call.discard(thrown)
+        out = call.outgoing(attempt)
+        pool = call.take(attempt)
+        response = pool.transport.send(out, timeout=_shortened(call.timeout, attempt.left()), **call.sending)
+    except BaseException as error:
+        if pool is not None:
+            pool.leave(attempt)
+        leaving = call.failed(error, attempt)
+        try:
+            if leaving is error:
+                raise
+            raise leaving from error
+        finally:
+            del leaving  # its traceback holds this frame
+    return call.answer(response, exchange, attempt, pool)
 
 
 def _addressed(url: SplitResult, host: str, port: int) -> str:
@@ -375,6 +305,6 @@ def _says_nothing(error: BaseException) -> bool:
     return isinstance(error, _NOTHING) or not isinstance(error, (OSError, ResilienceError))
 
 
-def _quietly(response: Any) -> None:
-    with suppress(Exception):  # it was thrown away: how the connection ends concerns nobody
-        response.close()
+def _close(pool: HTTPAdapter) -> None:
+    with suppress(Exception):  # nobody uses it: how its connections end concerns nobody
+        pool.close()

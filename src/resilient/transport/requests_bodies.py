@@ -9,8 +9,8 @@ from requests.adapters import HTTPAdapter
 
 from resilient import places
 from resilient.errors import ResilienceError
-from resilient.transport.exchange import Holding
-from resilient.transport.pools import Place
+from resilient.transport.exchange import Attempt
+from resilient.transport.pools import Pool
 from resilient.transport.requests_errors import TransportTimeoutError
 from resilient.transport.routing import Trouble
 
@@ -28,16 +28,27 @@ class InstancePool(HTTPAdapter):
             options.update(server_hostname=self._tls_name, assert_hostname=self._tls_name)
         super().init_poolmanager(connections, maxsize, block, **options)
 
+    def close(self) -> None:
+        """Close the connections; requests only forgets them, and one is closed when nobody holds its answer."""
+        pools = self.poolmanager.pools
+        for key in pools.keys():  # noqa: SIM118  # it refuses to be iterated
+            connections = pools.get(key)
+            if connections is not None:
+                connections.close()
+        super().close()
+
 
 class RawBody:
     """urllib3's response; gives back what it holds when it has been read or is closed: lease, pool, `kept` places."""
 
     def __init__(
-        self, raw: Any, holding: Holding, place: Place[Any], until: Any, key: str, kept: tuple[places.Place, ...]
+        self, raw: Any, attempt: Attempt, pool: Pool[Any], until: Any, key: str, kept: tuple[places.Place, ...]
     ) -> None:
         self._raw = raw
         self._kept = kept
-        self._held: tuple[Holding, Place[Any]] | None = (holding, place)
+        self._attempt = attempt  # uses the pool until the connection has been given back
+        self._pool = pool
+        self._open = True
         self._until = until
         self._key = key
 
@@ -59,6 +70,7 @@ class RawBody:
             self._end(error)
             raise
         self._end()
+        self._pool.leave(self._attempt)  # urllib3 has given the connection back
 
     def read(self, *args: Any, **kwargs: Any) -> bytes:
         """Some of the body."""
@@ -69,17 +81,24 @@ class RawBody:
             raise
         if self._raw.closed:
             self._end()
+            self._pool.leave(self._attempt)  # as above
         return found
 
     def close(self) -> None:
         """Give everything back."""
         self._end()
-        self._raw.close()
+        try:
+            self._raw.close()
+        finally:
+            self._pool.leave(self._attempt)
 
     def release_conn(self) -> None:
         """The same; the connection may be used again."""
         self._end()
-        self._raw.release_conn()
+        try:
+            self._raw.release_conn()
+        finally:
+            self._pool.leave(self._attempt)
 
     def _check_time(self) -> None:
         until = self._until
@@ -93,14 +112,16 @@ class RawBody:
             )
 
     def _end(self, error: BaseException | None = None) -> None:
-        held, self._held = self._held, None
-        if held is None:
+        if not self._open:
             return
-        held[1].free()
+        self._open = False
         kept, self._kept = self._kept, ()
         for one in kept:
             one.release()
         if error is None or isinstance(error, ResilienceError):
-            held[0].ended()
+            self._attempt.ended()
         else:
-            held[0].broke(error, Trouble.BROKEN)
+            self._attempt.broke(error, Trouble.BROKEN)
+
+    def __del__(self) -> None:
+        self._pool.lose(self._attempt)

@@ -19,20 +19,19 @@ from resilient.transport.usual import Usual
 FIRST_USE_WAIT = 5.0  # seconds that the first call of a service waits for discovery's first answer
 ONE_ANSWER_WAIT = 1.0  # seconds, when it has answered before without that service
 
-_LATELY = 256  # targets that are found without asking the bounded table of all, which keeps an order of use
+_LATELY = 256  # lanes that are found without asking the bounded table of all, which keeps an order of use
 
 
 class Target:
     """One service, or one host that is not logical, as this transport sees it."""
 
-    __slots__ = ("__weakref__", "_balancers", "_discovery", "_listed", "known", "plan", "proxies", "route")
+    __slots__ = ("__weakref__", "_balancers", "_discovery", "_listed", "known", "plan", "route")
 
     def __init__(
         self, route: Route, plan: Callable[[], Plan], discovery: Discovery | None, balancers: dict[bool, Balancer]
     ) -> None:
         self.route = route
         self.plan = plan
-        self.proxies: dict[str, str | None] = {}  # by scheme: the environment is asked once
         self.known = not balancers  # or once waited for
         self._discovery = discovery
         self._balancers = balancers
@@ -42,6 +41,11 @@ class Target:
     def layers(self) -> tuple[Policy[Any], ...]:
         """Its policies: while they remember something, it is not forgotten."""
         return self.plan().layers
+
+    @property
+    def service(self) -> str | None:
+        """The service that it is, if it is one."""
+        return self.route.service
 
     def balancer(self, scheme: str) -> Balancer | None:
         """Who chooses among its instances; None for a host that is not logical."""
@@ -65,9 +69,28 @@ class Target:
             return False
         found = self._discovery.instances(self.route.service)
         known = self._listed
-        if found is not known[0]:  # asked once per idle pool: one look at the list for all of them
+        if found is not known[0]:  # asked once per pool: one look at the list for all of them
             known = self._listed = (found, frozenset((instance.host, instance.port) for instance in found))
         return (host, port) in known[1]
+
+    def hear(self, changed: Callable[[], object]) -> Callable[[], None]:
+        """Call `changed` after each change of the instances, in the thread or loop that refreshes."""
+        assert self._discovery is not None  # else nothing is on its list
+        assert self.route.service is not None
+        return self._discovery.subscribe(self.route.service, lambda _change: changed())
+
+
+class Lane:
+    """The way to a target by one scheme: what does not change from one request to the next."""
+
+    __slots__ = ("balancer", "key", "proxy", "scheme", "target")
+
+    def __init__(self, target: Target, scheme: str, proxy: str | None = None) -> None:
+        self.target = target
+        self.scheme = scheme
+        self.key = target.route.key
+        self.balancer = target.balancer(scheme)
+        self.proxy = proxy
 
 
 class Targets:
@@ -80,6 +103,7 @@ class Targets:
         is_logical: whether a host names a service; None: by its form.
         says_nothing: which errors of the client say nothing about a service.
         clock: of the transport; None: the machine's.
+        proxy_for: the proxy for a scheme and a host, if the transport knows one; asked once while it is remembered.
     """
 
     def __init__(
@@ -91,6 +115,7 @@ class Targets:
         is_logical: Callable[[str], bool] | None,
         says_nothing: Callable[[Exception], bool],
         clock: Clock | None,
+        proxy_for: Callable[[str, str], str | None] = lambda _scheme, _host: None,
     ) -> None:
         if discovery is not None and not isinstance(discovery, (str, Discovery)):
             raise ConfigError(
@@ -108,10 +133,11 @@ class Targets:
         self._says_nothing = says_nothing
         self._clock = clock
         self._by_route: Keyed[Route, Target] = Keyed(self._make)
-        self.lately: dict[tuple[str, str, int | None], Target] = {}
+        self._proxy_for = proxy_for
+        self.lately: dict[tuple[str, str, int | None], Lane] = {}
 
-    def find(self, asked: tuple[str, str, int | None], host: str) -> Target:
-        """The target of a URL.
+    def find(self, asked: tuple[str, str, int | None], host: str) -> Lane:
+        """The way to the target of a URL.
 
         Args:
             asked: its scheme, host and port, in any form that is the same for the same URL.
@@ -121,7 +147,9 @@ class Targets:
         if found is None:
             if len(self.lately) >= _LATELY:
                 self.lately.clear()
-            found = self.lately[asked] = self._by_route[route(asked[0], host, asked[2], self._is_logical)]
+            scheme, _, port = asked
+            target = self._by_route[route(scheme, host, port, self._is_logical)]
+            found = self.lately[asked] = Lane(target, scheme, self._proxy_for(scheme, host))
         return found
 
     def of_key(self, key: str) -> Target:
