@@ -36,8 +36,10 @@ requirements:  ## pin anew what requirements/*.txt install (needs uv)
 	    --generate-hashes --no-header --no-annotate --no-emit-index-url -o requirements/demo.txt
 	uv pip compile -q pyproject.toml --extra server --extra redis --group demo-hospital --universal --python-version 3.11 \
 	    --generate-hashes --no-header --no-annotate --no-emit-index-url -c requirements/demo.txt -o requirements/demo-hospital.txt
+	uv pip compile -q pyproject.toml --extra server --group deploy --universal --python-version 3.11 \
+	    --generate-hashes --no-header --no-annotate --no-emit-index-url -c requirements/demo-hospital.txt -o requirements/deploy.txt
 	uv pip compile -q pyproject.toml --extra server --extra redis --group dev --universal --python-version 3.11 \
-	    --generate-hashes --no-header --no-annotate --no-emit-index-url -c requirements/demo-hospital.txt -o requirements/dev.txt
+	    --generate-hashes --no-header --no-annotate --no-emit-index-url -c requirements/demo-hospital.txt -c requirements/deploy.txt -o requirements/dev.txt
 
 clean:  ## remove what the other commands made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

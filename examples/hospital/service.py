@@ -15,6 +15,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import MetaData
@@ -138,7 +139,14 @@ class Service:
         """Run it as a process."""
         parser = argparse.ArgumentParser(prog=self.name, description=self._doc.partition("\n")[0])
         parser.add_argument("--registry", help="such as eureka://localhost:8761 (default: $RESILIENT_DISCOVERY)")
-        parser.add_argument("--database", metavar="URL", default=f"sqlite:///{self.name}.db", help="%(default)s")
+        default = f"sqlite:///{self.name}.db"
+        parser.add_argument(
+            "--database",
+            metavar="URL",
+            type=_or_file,
+            default=default,
+            help=f"or @FILE with the URL in it, such as a secret (default: {default})",
+        )
         parser.add_argument("--id", help="how this replica calls itself (default: the name and six hex digits)")
         parser.add_argument("--host", default=HOST, help="where to listen, and where others find it (%(default)s)")
         parser.add_argument("--port", type=int, default=0, help="where to listen (default: any free port)")
@@ -164,3 +172,13 @@ class Service:
             registration.set_status("OUT_OF_SERVICE")
 
         serve(self.app(replica, registration), listener, name=replica.id, on_stop=drain, drain=DRAIN)
+
+
+def _or_file(given: str) -> str:
+    """What was given, or after `@` what the file says: a password on a command line is one that everybody reads."""
+    if not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{given[1:]} cannot be read: {error}") from error

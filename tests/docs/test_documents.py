@@ -14,7 +14,10 @@ from resilient.discovery import Registry
 from tests.servers import RegistryProcess
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")), *sorted(ROOT.glob("examples/**/*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *(found for room in ("docs", "examples", "deploy") for found in sorted((ROOT / room).glob("**/*.md"))),
+]
 
 
 def blocks(text: str, language: str) -> list[str]:
