@@ -67,25 +67,25 @@ async def test_an_unknown_patient_is_not_found(patient: httpx.AsyncClient) -> No
 @pytest.mark.parametrize(
     ("given", "fields"),
     [
-        ({}, {"name", "born"}),
-        ({"name": "", "born": "1990-01-01"}, {"name"}),
-        ({"name": "x" * 101, "born": "1990-01-01"}, {"name"}),
-        ({"name": "a\u202eb", "born": "1990-01-01"}, {"name"}),
-        ({"name": ["x"], "born": 7}, {"name", "born"}),
-        ({"name": "Ada", "born": "1990-02-30"}, {"born"}),
-        ({"name": "Ada", "born": "19900101"}, {"born"}),
-        ({"name": "Ada", "born": "2990-01-01"}, {"born"}),
-        ({"name": "Ada", "born": "1990-01-01", "id": 1}, {"id"}),
+        ({}, ["born", "name"]),
+        ({"name": "", "born": "1990-01-01"}, ["name"]),
+        ({"name": "x" * 101, "born": "1990-01-01"}, ["name"]),
+        ({"name": "a\u202eb", "born": "1990-01-01"}, ["name"]),
+        ({"name": ["x"], "born": 7}, ["born", "name"]),
+        ({"name": "Ada", "born": "1990-02-30"}, ["born"]),
+        ({"name": "Ada", "born": "19900101"}, ["born"]),
+        ({"name": "Ada", "born": "2990-01-01"}, ["born"]),
+        ({"name": "Ada", "born": "1990-01-01", "id": 1}, ["id"]),
     ],
     ids=str,
 )
 async def test_what_can_be_no_patient_is_explained_by_field(
-    patient: httpx.AsyncClient, given: dict[str, Any], fields: set[str]
+    patient: httpx.AsyncClient, given: dict[str, Any], fields: list[str]
 ) -> None:
     """422, a sentence for each wrong field, and nothing is written."""
     answer = await patient.post("/patient", json=given)
     assert answer.status_code == 422
-    assert set(answer.json()["problems"]) == fields
+    assert sorted(answer.json()["problems"]) == fields
     assert await count(patient) == len(FIRST)
 
 
