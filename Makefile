@@ -1,6 +1,6 @@
 # The commands of this project. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs requirements clean
+.PHONY: help demo demo-hospital test check format bench docs requirements clean
 
 VENV := .venv/bin
 
@@ -9,6 +9,9 @@ help:  ## list the commands
 
 demo: .venv/demo.installed  ## start the weather application and take the tour
 	@exec $(VENV)/python examples/weather/run.py
+
+demo-hospital: .venv/demo-hospital.installed  ## start the hospital (a gateway, four services, messages) and take the tour
+	@exec $(VENV)/python examples/hospital/run.py
 
 test: .venv/dev.installed  ## run every test, offline
 	@$(VENV)/python -m pytest -n 2 --dist loadfile
@@ -49,3 +52,6 @@ clean:  ## remove what the other commands made
 
 .venv/demo.installed: requirements/demo.txt requirements/install.sh pyproject.toml
 	@sh requirements/install.sh demo
+
+.venv/demo-hospital.installed: requirements/demo-hospital.txt requirements/install.sh pyproject.toml
+	@sh requirements/install.sh demo-hospital

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv and installs one pinned set into it: `sh requirements/install.sh demo|dev`.
+# Makes .venv and installs one pinned set into it: `sh requirements/install.sh demo|demo-hospital|dev`.
 # Every failure is one sentence; the full output is kept in .venv/install.log.
 set -u
 set_name=$1

@@ -1,0 +1,29 @@
+"""The steps of the tour in their order."""
+
+from __future__ import annotations
+
+from examples.hospital.steps_patient import (
+    a_replica_hangs,
+    a_replica_is_killed,
+    bad_input_is_explained,
+    patient_fails,
+    patient_hangs,
+    patient_is_gone,
+    patient_is_slow,
+    reception_is_gone,
+    replicas_share_the_load,
+    the_registry_is_killed,
+)
+
+STEPS = (
+    replicas_share_the_load,
+    bad_input_is_explained,
+    a_replica_is_killed,
+    a_replica_hangs,
+    patient_is_slow,
+    patient_fails,
+    patient_hangs,
+    patient_is_gone,
+    reception_is_gone,
+    the_registry_is_killed,
+)
