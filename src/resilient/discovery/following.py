@@ -56,7 +56,7 @@ class FollowingDiscovery(LiveDiscovery):
             with self._lock:
                 source = self._followed[service] = self._made(service)
             if source is not None and self._refresh.running:
-                self._refresh.add(source)
+                self._refresh.add(source, alone=self.watching)
                 self._refresh.wake()
         return self._roster.known.get(service, ())
 

@@ -6,7 +6,7 @@ import logging
 import re
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 from resilient import checks
 from resilient.clock import REAL_CLOCK, Clock, forget_on_fork
@@ -36,11 +36,13 @@ class LiveDiscovery(Discovery):
         wires: make what sends in a thread, and in an event loop.
     """
 
+    watching: ClassVar[bool] = False  # whether its sources' requests are answered only when something happens
+
     def __init__(self, servers: Servers, clock: Clock, wires: Wires) -> None:
         super().__init__(servers.name, clock)
         self._servers = servers
         self._sources: tuple[Source, ...] = ()
-        self._refresh = Refresh(f"resilient {servers.name}", clock, *wires)
+        self._refresh = Refresh(f"resilient {servers.name}", clock, *wires, watching=self.watching)
         forget_on_fork(self)
         # The loop holds no reference to this object: one that nobody holds is ended by the collector.
         weakref.finalize(self, self._refresh.abandon).atexit = False
@@ -81,7 +83,7 @@ class LiveDiscovery(Discovery):
 
     def _begin(self) -> None:
         for source in self._sources:
-            self._refresh.add(source)
+            self._refresh.add(source, alone=self.watching)
         self._refresh.settled = True
 
     def close(self) -> None:

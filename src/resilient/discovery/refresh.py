@@ -29,9 +29,19 @@ class Refresh:
         clock: where time comes from.
         wire: makes what sends in a thread.
         awire: makes what sends in an event loop.
+        watching: whether jobs will be alone: then the thread has an event loop of its own.
     """
 
-    def __init__(self, name: str, clock: Clock, wire: Callable[[], Wire], awire: Callable[[], AsyncWire]) -> None:
+    def __init__(
+        self,
+        name: str,
+        clock: Clock,
+        wire: Callable[[], Wire],
+        awire: Callable[[], AsyncWire],
+        *,
+        watching: bool = False,
+    ) -> None:
+        self._watching = watching
         self.settled = False  # whether lookups have begun it, or it was closed on purpose
         self.name = name
         self.clock = clock
@@ -61,9 +71,11 @@ class Refresh:
         run = self._run
         return run is not None and run.here()
 
-    def add(self, job: Job, *, first: bool = False) -> None:
-        """Do `job` from now on."""
+    def add(self, job: Job, *, first: bool = False, alone: bool = False) -> None:
+        """Do `job` from now on; `alone`: beside the others, whom its long requests would hold up."""
         with self._lock:
+            if alone and job not in self.agenda.alone:
+                self.agenda.alone = (*self.agenda.alone, job)
             jobs = self.agenda.jobs
             if job not in jobs:
                 self.agenda.jobs = (job, *jobs) if first else (*jobs, job)
@@ -72,16 +84,22 @@ class Refresh:
         """Do `job` no more; one at work now is not interrupted."""
         with self._lock:
             self.agenda.jobs = tuple(other for other in self.agenda.jobs if other is not job)
+            self.agenda.alone = tuple(other for other in self.agenda.alone if other is not job)
 
     def start(self) -> None:
         """Run in a daemon thread, unless running; else look at the jobs anew."""
-        self._begin(ThreadRun)
+        if self._watching:
+            from resilient.discovery.loop_run import LoopRun
+
+            self._begin(LoopRun)
+        else:
+            self._begin(ThreadRun)
 
     def start_tasks(self) -> None:
         """Run in a task of the running loop, unless running; else look at the jobs anew."""
         self._begin(TaskRun)
 
-    def _begin(self, kind: type[ThreadRun | TaskRun]) -> None:
+    def _begin(self, kind: Callable[[Refresh], Run]) -> None:
         with self._lock:
             if self.running:
                 self.wake()
@@ -130,12 +148,12 @@ class Refresh:
         """End the loop at its next step; takes no lock, so a garbage collector may call it."""
         run = self._run
         if run is not None:
-            run.stopping = True
+            run.abandon()
 
-    def steps(self, run: Run) -> Steps[None]:
-        """What the loop does until it is stopped."""
+    def steps(self, run: Run, lane: Job | None = None) -> Steps[None]:
+        """What the loop does until it is stopped; `lane`: with the job that is alone there."""
         while not run.stopping:
-            job, seconds = self.agenda.next()
+            job, seconds = self.agenda.next(lane)
             if job is None:
                 yield Rest(seconds)
                 continue
@@ -186,5 +204,5 @@ class Refresh:
         if self._run is not None:
             self.settled = False
         self._run = None
-        self.agenda.jobs = ()
+        self.agenda.jobs = self.agenda.alone = ()
         self.ended.forget()

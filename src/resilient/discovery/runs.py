@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from resilient.discovery.refresh import Refresh
+    from resilient.discovery.steps import Job
 
 logger = logging.getLogger("resilient")
 
@@ -61,6 +62,10 @@ class ThreadRun:
         self.stopping = True
         self._event.set()
 
+    def abandon(self) -> None:
+        """End it at its next step; a garbage collector may call this, so it takes no lock."""
+        self.stopping = True
+
     def alive(self) -> bool:
         """Whether it can still end by itself."""
         return True
@@ -74,15 +79,17 @@ class ThreadRun:
 
 
 class TaskRun:
-    """In a task of the loop that runs where it is made."""
+    """In a task of the loop that runs where it is made, and in a further one for each job that is alone."""
 
-    def __init__(self, refresh: Refresh) -> None:
+    def __init__(self, refresh: Refresh, loop: asyncio.AbstractEventLoop | None = None) -> None:
         import asyncio
 
         self.stopping = False
         self._refresh = refresh
-        self._loop = asyncio.get_running_loop()
-        self._event = asyncio.Event()
+        self._loop = loop or asyncio.get_running_loop()
+        self._lane = _Lane(self, refresh, None)
+        self._lanes: dict[Job, _Lane] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -90,40 +97,60 @@ class TaskRun:
         self._task = self._loop.create_task(self._main(), name=self._refresh.name, context=contextvars.Context())
 
     async def _main(self) -> None:
-        refresh = self._refresh
         try:
-            wire = refresh.awire()
-            try:
-                await adrive(refresh.steps(self), wire.send, self._rest)
-            finally:
-                if self.alive():  # else nothing can be awaited any more
-                    await wire.aclose()
+            await self._work()
         except Exception:
-            logger.exception("%s: the loop ended", refresh.name)
-            await self._rest(AFTER_A_BUG)
+            logger.exception("%s: the loop ended", self._refresh.name)
+            await self._lane.rest(AFTER_A_BUG)
         finally:
-            refresh.forget(self)
+            self._refresh.forget(self)
 
-    async def _rest(self, seconds: float | None) -> None:
-        cancel = (
-            None if seconds is None else self._refresh.clock.call_later(self._loop, max(seconds, 0.0), self._event.set)
-        )
+    async def _work(self) -> None:
         try:
-            await self._event.wait()
-            self._event.clear()
+            self._look()
+            await self._lane.run()
         finally:
-            if cancel is not None:
-                cancel()
+            for lane in self._lanes.values():
+                self._cut(lane)
+            if self._ending and self.alive():
+                import asyncio
+
+                await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def _look(self) -> None:
+        """On the loop: every job that is alone has its task; whoever rests looks again."""
+        alone = () if self.stopping else self._refresh.agenda.alone
+        for job in [job for job in self._lanes if job not in alone]:
+            self._cut(self._lanes.pop(job))
+        for job in alone:
+            if job not in self._lanes:
+                self._lanes[job] = lane = _Lane(self, self._refresh, job)
+                lane.task = self._loop.create_task(
+                    lane.run_on(), name=self._refresh.name, context=contextvars.Context()
+                )
+        for lane in (self._lane, *self._lanes.values()):
+            lane.event.set()
+
+    def _cut(self, lane: _Lane) -> None:
+        """End it at once: its request may be answered in a minute, or never."""
+        if lane.task is not None and not lane.task.done() and self.alive():
+            self._ending.add(lane.task)
+            lane.task.add_done_callback(self._ending.discard)
+            lane.task.cancel()
 
     def wake(self) -> None:
         """End its rest."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to wake
-            self._loop.call_soon_threadsafe(self._event.set)
+            self._loop.call_soon_threadsafe(self._look)
 
     def cancel(self) -> None:
-        """End it after the request in flight."""
+        """End it after the request in flight; what is alone is cut short."""
         self.stopping = True
         self.wake()
+
+    def abandon(self) -> None:
+        """The same; a loop is woken without a lock."""
+        self.cancel()
 
     def alive(self) -> bool:
         """Whether it can still end by itself."""
@@ -143,6 +170,48 @@ class TaskRun:
             return asyncio.get_running_loop() is self._loop
         except RuntimeError:
             return False
+
+
+class _Lane:
+    """What one task of a `TaskRun` does: the common jobs, or the one that is alone there; with a wire of its own."""
+
+    def __init__(self, run: TaskRun, refresh: Refresh, job: Job | None) -> None:
+        import asyncio
+
+        self.event = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self._run = run
+        self._refresh = refresh
+        self._job = job
+
+    async def run(self) -> None:
+        """Work until it is stopped."""
+        wire = self._refresh.awire()
+        try:
+            await adrive(self._refresh.steps(self._run, self._job), wire.send, self.rest)
+        finally:
+            if self._run.alive():  # else nothing can be awaited any more
+                await wire.aclose()
+
+    async def run_on(self) -> None:
+        """The same; what raises is begun again."""
+        while not self._run.stopping:
+            try:
+                await self.run()
+            except Exception:
+                logger.exception("%s: %r ended", self._refresh.name, self._job)
+                await self.rest(AFTER_A_BUG)
+
+    async def rest(self, seconds: float | None) -> None:
+        """Until woken, at most `seconds`."""
+        clock, loop = self._refresh.clock, self._run._loop
+        cancel = None if seconds is None else clock.call_later(loop, max(seconds, 0.0), self.event.set)
+        try:
+            await self.event.wait()
+            self.event.clear()
+        finally:
+            if cancel is not None:
+                cancel()
 
 
 Run: TypeAlias = ThreadRun | TaskRun

@@ -16,6 +16,8 @@ from resilient.clock import Clock
 
 R = TypeVar("R")
 
+MORE = "MORE"
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -27,7 +29,10 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Ask `server` for `path` (below its base), waiting `timeout` seconds in total."""
+    """Ask `server` for `path` (below its base), waiting `timeout` seconds in total.
+
+    With `stream` the answer comes as soon as its head is there; then `MORE` asks for the body, line by line.
+    """
 
     server: Server
     method: str
@@ -36,6 +41,7 @@ class Send:
     body: bytes | None = None
     read: bool = False  # whether the answer's body matters; else its status decides alone, however the body ends
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)  # tokens are among them
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,11 @@ class Answer:
 
     def __str__(self) -> str:
         return self.error or f"HTTP status {self.status}"
+
+
+def more(timeout: float) -> Send:
+    """Ask for the next line of the stream that is open: status 200 with a line, 204 at its end."""
+    return Send(Server(""), MORE, "", timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,17 +177,27 @@ def pace(interval: float, rng: Callable[[], float]) -> float:
 
 
 class Agenda:
-    """The jobs of one loop; those that keep us listed come before those that keep us informed."""
+    """The jobs of one loop; those that keep us listed come before those that keep us informed.
+
+    Those that are `alone`, because their requests are answered only when something happens, hold nobody up.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.jobs: tuple[Job, ...] = ()
+        self.alone: tuple[Job, ...] = ()  # of these
 
-    def next(self) -> tuple[Job | None, float | None]:
-        """The job that is due and 0; or None and the seconds until one is (None: no job)."""
+    def next(self, lane: Job | None = None) -> tuple[Job | None, float | None]:
+        """The job that is due and 0; or None and the seconds until one is (None: no job).
+
+        Args:
+            lane: the job that is alone there; None: all that are not.
+        """
         now = self.clock.monotonic()
         earliest: float | None = None
         for job in self.jobs:
+            if (job is not lane) if lane is not None else (job in self.alone):
+                continue
             due = job.due()
             if due <= now:
                 return job, 0.0

@@ -1,0 +1,65 @@
+"""A daemon thread with an event loop of its own, for requests that are answered only when something happens.
+
+Each of them holds a connection for as long as a minute, and a thread for each would be too much: so many wait in one.
+Imported when such a registry is used from a program without an event loop, or outside of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+from resilient.discovery.runs import AFTER_A_BUG, TaskRun
+
+if TYPE_CHECKING:
+    from resilient.discovery.refresh import Refresh
+
+logger = logging.getLogger("resilient")
+
+
+class LoopRun(TaskRun):
+    """As `TaskRun`, on a loop that nobody else has."""
+
+    def __init__(self, refresh: Refresh) -> None:
+        super().__init__(refresh, _Loop())
+        self._thread = threading.Thread(target=self._in_thread, name=refresh.name, daemon=True)
+
+    def begin(self) -> None:
+        """Start the thread."""
+        try:
+            self._thread.start()
+        except BaseException:
+            self._loop.close()
+            raise
+
+    def _in_thread(self) -> None:
+        refresh = self._refresh
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._begun(), context=contextvars.Context())
+        except asyncio.CancelledError:  # cut short
+            pass
+        except BaseException:  # sys.exit() in a listener, too: there is nobody above to hear of it
+            logger.exception("%s: the loop ended", refresh.name)
+            refresh.clock.sleep(AFTER_A_BUG)
+        finally:
+            refresh.forget(self)
+
+    async def _begun(self) -> None:
+        self._task = asyncio.current_task()
+        await self._work()
+
+    def here(self) -> bool:
+        """Whether it would wait for itself if the caller waited."""
+        return threading.current_thread() is self._thread
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Looks names up in its own thread: those of asyncio's pool would hold up the end of the interpreter."""
+
+    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
+        return socket.getaddrinfo(host, port, **options)
