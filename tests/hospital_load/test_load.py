@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -165,6 +165,7 @@ async def test_a_run_that_is_stopped_has_what_was_seen_so_far() -> None:
     assert seen == sorted(seen)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(1e-4, 3000.0), min_size=1, max_size=300))
 def test_the_figures_are_right_within_one_percent(values: list[float]) -> None:
     """Percentiles by nearest rank, the mean and the longest, against the values themselves."""
