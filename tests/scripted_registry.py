@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ScriptedRegistry:
         raw = {"instanceId": name, "hostName": host, "app": service.upper(), "ipAddr": host, "status": "UP"}
         self.listed[service.upper(), name] = raw | {"port": {"$": port, "@enabled": "true"}} | more
 
-    def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+    def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
         parts = [unquote(part) for part in path.split("/") if part][1:]
         assert "//" not in path, f"double slash: {path}"
         if method == "POST":
@@ -66,6 +67,13 @@ class ScriptedRegistry:
         if len(parts) < 3:
             return 404, None
         key = parts[1], parts[2]
+        if parts[3:] == ["status"]:
+            instance = self.listed.get(key)
+            if instance is None:
+                return 404, None
+            instance["status"] = query["value"]
+            instance["overriddenStatus"] = "UNKNOWN" if method == "DELETE" else query["value"]
+            return 200, None
         if method == "DELETE":
             return (200 if self.listed.pop(key, None) else 404), None
         return (200 if key in self.listed else 404), None
@@ -95,7 +103,7 @@ def _handler(registry: ScriptedRegistry) -> type[BaseHTTPRequestHandler]:
             elif isinstance(order, int):
                 self.reply(order, b'{"error": "scripted"}')
             else:
-                status, found = registry.answer(self.command, parts.path, body)
+                status, found = registry.answer(self.command, parts.path, dict(parse_qsl(parts.query)), body)
                 self.reply(status, b"" if found is None else json.dumps(found).encode())
 
         def drip(self) -> None:
@@ -128,11 +136,13 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def scripted_registry(port: int = 0) -> Iterator[ScriptedRegistry]:
-    """One such server on a free port of the loopback interface, or on `port`."""
+def scripted_registry(port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[ScriptedRegistry]:
+    """One such server on a free port of the loopback interface, or on `port`; with TLS by `tls`."""
     registry = ScriptedRegistry()
     server = _Server(("127.0.0.1", port), _handler(registry))
-    registry.url = f"eureka://127.0.0.1:{server.server_port}/eureka"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    registry.url = f"{'eureka' if tls is None else 'https'}://127.0.0.1:{server.server_port}/eureka"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -539,3 +539,18 @@ def test_what_was_never_sent_is_not_taken_out() -> None:
     world.lease.close()
     drive(world.lease.leave(5.0), world.send, lambda _: None)
     assert world.sent == []
+
+
+def test_a_status_that_flickers_is_told_four_times_a_minute() -> None:
+    """What it is in the end arrives with the first change that may be told."""
+    world = World()
+    world.register()
+    world.run(1)
+    for number in range(40):
+        world.lease.set_status(("DOWN", "UP")[number % 2])
+        world.run(1)
+    world.run(60)
+    changes = world.times("POST")[1:]
+    assert changes[:4] == [1, 2, 3, 4]
+    assert all(later - earlier >= 25 for earlier, later in zip(changes, changes[4:], strict=False))
+    assert posted([step for _, step in world.sent if step.method == "POST"][-1])[0] == "UP"

@@ -46,8 +46,7 @@ class Condition:
         Raises:
             ConfigError: when there is no such status.
         """
-        if status not in _STATUSES:
-            raise ConfigError(f"status must be one of {', '.join(_STATUSES)}, not {status!r}", path="status")
+        check_status(status)
         with self._lock:
             changed = status != self._wanted
             if changed:
@@ -77,3 +76,9 @@ class Condition:
     def after_fork_in_child(self) -> None:
         """Forget who held the lock."""
         self._lock = threading.RLock()
+
+
+def check_status(status: str) -> None:
+    """Refuse what is no status that may be told."""
+    if status not in _STATUSES:
+        raise ConfigError(f"status must be one of {', '.join(_STATUSES)}, not {status!r}", path="status")

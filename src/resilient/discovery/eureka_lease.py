@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from resilient.discovery.eureka_wire import write_instance
+from resilient.discovery.instance import Instance
 from resilient.discovery.lease import KeptLease
 from resilient.discovery.steps import Answer, Exchange, Send, Server
 
@@ -18,7 +19,7 @@ class EurekaLease(KeptLease):
         told = self._told
         if told is not None and told[0] == self._condition.dirty_ms:
             query = f"?status={told[1]}&lastDirtyTimestamp={told[0]}"
-            answer = yield from self._servers.ask("PUT", self._path() + query, _accept)
+            answer = yield from self._servers.ask("PUT", path_of(self.instance) + query, _accept)
             if answer.status != 404:
                 self._settle(answer)
                 return
@@ -27,11 +28,20 @@ class EurekaLease(KeptLease):
         yield from self._register()
 
     def _greet(self) -> Exchange[Answer]:
-        app = quote(self.instance.service.upper(), safe="")
-        return (yield from self._servers.ask("GET", f"/apps/{app}", _accept))
+        return (yield from self._servers.ask("GET", self._app(), _accept))
 
     def _farewell(self, server: Server, timeout: float) -> Send:
-        return Send(server, "DELETE", self._path(), timeout)
+        return Send(server, "DELETE", path_of(self.instance), timeout)
+
+    def fade(self, budget: float) -> Exchange[None]:
+        """Say DOWN, and wait for the answer: a word that arrived after the DELETE would list us again."""
+        if self._sent:
+            self._condition.change()
+            yield from self._to_one(budget, self._down)
+
+    def _down(self, server: Server, timeout: float) -> Send:
+        dirty, _ = self._condition.read()
+        return Send(server, "POST", self._app(), timeout, self._body(dirty, "DOWN"))
 
     def _register(self) -> Exchange[None]:
         dirty, status = self._condition.read()
@@ -48,7 +58,14 @@ class EurekaLease(KeptLease):
 
     def _post(self, dirty: int, status: str) -> Exchange[Answer]:
         self._sent = True
-        body = write_instance(
+        body = self._body(dirty, status)
+        answer = yield from self._servers.ask("POST", self._app(), _accept_good, body=body)
+        if answer.good:
+            self._told = dirty, status
+        return answer
+
+    def _body(self, dirty: int, status: str) -> bytes:
+        return write_instance(
             self.instance,
             address=self._address,
             status=status,
@@ -56,14 +73,14 @@ class EurekaLease(KeptLease):
             renew_interval=self._interval,
             lease=self._lease,
         )
-        app = quote(self.instance.service.upper(), safe="")
-        answer = yield from self._servers.ask("POST", f"/apps/{app}", _accept_good, body=body)
-        if answer.good:
-            self._told = dirty, status
-        return answer
 
-    def _path(self) -> str:
-        return f"/apps/{quote(self.instance.service.upper(), safe='')}/{quote(self.instance.id, safe='')}"
+    def _app(self) -> str:
+        return f"/apps/{quote(self.instance.service.upper(), safe='')}"
+
+
+def path_of(instance: Instance) -> str:
+    """Where a Eureka server has the entry of `instance`."""
+    return f"/apps/{quote(instance.service.upper(), safe='')}/{quote(instance.id, safe='')}"
 
 
 def _accept(answer: Answer) -> str:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
-from resilient import checks
 from resilient.discovery.steps import Server
+from resilient.discovery.url_parts import Read, flag, given_options, seconds, text, words
 from resilient.errors import ConfigError
 
 DEFAULT_PORT = 8761  # the convention that Spring Cloud set
 DEFAULT_PATH = "/eureka"
-DEFAULTS = {"fetch_interval": 30.0, "renew_interval": 30.0, "lease": 90.0}  # Eureka's own
-_OWNER = "eureka URL"
+OPTIONS: Final[Mapping[str, tuple[Any, Read]]] = {  # the intervals are Eureka's own
+    "fetch_interval": (30.0, seconds(0.01, 86_400)),
+    "renew_interval": (30.0, seconds(0.01, 86_400)),
+    "lease": (90.0, seconds(0.01, 86_400)),
+    "delta": (True, flag),
+    "confirm": (True, flag),
+    "zone": (None, text),
+    "zones": ((), words),
+    "drain": (0.0, seconds(0, 3600)),
+    "ca": (None, text),
+    "cert": (None, text),
+    "key": (None, text),
+}
+_OWNER = "eureka:// URL"
 _ENCODE = "a ',', '@', '/' or '?' in user or password must be percent-encoded (%2C, %40, %2F, %3F)"
 
 
@@ -23,7 +36,7 @@ class EurekaUrl:
 
     servers: tuple[Server, ...]
     name: str
-    options: dict[str, float]
+    options: dict[str, Any]  # those that are given
 
     @classmethod
     def parse(cls, url: str) -> EurekaUrl:
@@ -44,7 +57,7 @@ class EurekaUrl:
             found, name = _servers(scheme.lower(), rest)
             servers += found
             shown.append(name)
-        return cls(tuple(dict.fromkeys(servers)), ",".join(shown), _options(query))
+        return cls(tuple(dict.fromkeys(servers)), ",".join(shown), given_options("eureka", query, OPTIONS))
 
 
 def _split(address: str) -> list[str]:
@@ -98,22 +111,3 @@ def _address(host: str, scheme: str) -> str:
     if port is None:
         port = DEFAULT_PORT if scheme == "eureka" else None
     return name if port is None else f"{name}:{port}"
-
-
-def _options(query: str) -> dict[str, float]:
-    options: dict[str, float] = {}
-    for key, text in parse_qsl(query, keep_blank_values=True):
-        if key not in DEFAULTS:
-            known = ", ".join(DEFAULTS)
-            raise ConfigError(
-                f"{_OWNER}: unknown option {key!r}; known are {known}{checks.did_you_mean(key, DEFAULTS)}",
-                path=f"url.{key}",
-            )
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (value > 0 and math.isfinite(value)):
-            raise ConfigError(f"{_OWNER}: {key} must be more than 0 seconds, not {text!r}", path=f"url.{key}")
-        options[key] = value
-    return options

@@ -6,7 +6,9 @@ import dataclasses
 import ipaddress
 import logging
 import math
+import os
 import random
+from collections import deque
 from collections.abc import Callable
 
 from resilient.clock import REAL_CLOCK, Clock
@@ -19,6 +21,8 @@ from resilient.discovery.steps import Answer, Backoff, Exchange, Send, Server, p
 from resilient.events import publish
 
 logger = logging.getLogger("resilient")
+
+_CHANGES, _SPELL = 4, 2  # so many changes at once in so many intervals, as Netflix's client: 4 a minute
 
 
 class KeptLease:
@@ -51,6 +55,7 @@ class KeptLease:
         self.idle = Bell()  # rung when a request of ours has ended
         self.busy = False
         self.closed = True
+        self.drain = 0.0  # seconds between telling callers and leaving
         self._servers = servers
         self._interval = renew_interval
         self._lease = lease
@@ -64,8 +69,11 @@ class KeptLease:
         self._next = -math.inf
         self._confirmed: float | None = None
         self._failed = False  # whether the last attempt did; the next one then keeps to its time
+        self._changes = deque([-math.inf] * _CHANGES, _CHANGES)  # when the last changes were told at once
         self._missing = False  # between RegistrationLost and RegistrationRegained
         self._address = ""
+        self._forked = False  # whether what is known here is the parent's
+        self._suffix = ""
 
     def _beat(self) -> Exchange[None]:
         """Renew, or register when the registry does not have what is true now; ends in `_settle`."""
@@ -88,10 +96,15 @@ class KeptLease:
         return self._clock.monotonic() - confirmed <= self._lease
 
     def open(self) -> None:
-        """Begin, or begin again after `close`."""
+        """Begin, or begin again after `close`; in a forked child as another one, whose id ends in its process's."""
         self._told, self._confirmed, self._missing = None, None, False
         self._condition.change()
         self._next = -math.inf
+        if self._forked:
+            self._forked = False
+            self._suffix = f"-{os.getpid()}"
+            if self.instance.id:
+                self.instance = dataclasses.replace(self.instance, id=f"{self.instance.id}{self._suffix}")
         self.closed = False
 
     def close(self) -> None:
@@ -104,12 +117,17 @@ class KeptLease:
         return self._condition.want(status)
 
     def due(self) -> float:
-        """When to renew, or to try again; at once after a change, unless the last attempt failed."""
+        """When to renew, or to try again; at once after a change, unless the last attempt failed.
+
+        Only so many changes are told at once: a health check that flickers must not hammer the registry.
+        """
         if self.closed:
             return math.inf
         told = self._told
         changed = told is not None and told[0] != self._condition.dirty_ms and not self._failed
-        return -math.inf if changed else self._next
+        if not changed:
+            return self._next
+        return min(self._next, self._changes[0] + _SPELL * self._interval)
 
     def work(self) -> Exchange[None]:
         """Renew, or register when the registry does not have what is true now."""
@@ -117,6 +135,8 @@ class KeptLease:
         try:
             if not self.closed:
                 self._condition.ask()
+                if self._told is not None and self._told[0] != self._condition.dirty_ms:
+                    self._changes.append(self._clock.monotonic())
                 yield from until(lambda: self.closed, self._beat())
         finally:
             self.busy = False
@@ -127,25 +147,34 @@ class KeptLease:
 
         The time left is shared among the servers left, so that one that hangs leaves some for the next.
         """
-        if not self._sent:
-            return
+        if self._sent and (yield from self._to_one(budget, self._farewell)):
+            self._sent = False
+        elif self._sent:
+            logger.warning(
+                "%s could not be taken out of %s; its lease will end", self.instance.id or self, self._servers.name
+            )
+
+    def fade(self, budget: float) -> Exchange[None]:
+        """Tell callers to come no more, if the registry has a word for it."""
+        return
+        yield  # an exchange without a step
+
+    def _to_one(self, budget: float, make: Callable[[Server, float], Send]) -> Exchange[bool]:
+        """Ask each server once until one answers, all within `budget` seconds of real time; whether one did."""
         end = REAL_CLOCK.monotonic() + budget  # sockets live in real time, whatever clock the policies run on
         servers = self._servers.order()
         for left, server in zip(range(len(servers), 0, -1), servers, strict=True):
             share = max((end - REAL_CLOCK.monotonic()) / left, 0.001)  # none left: the attempt fails at once
-            answer = yield self._farewell(server, min(self._servers.timeout, share))
+            answer = yield make(server, min(self._servers.timeout, share))
             if 0 < answer.status < 500:  # 404: not there, which is what was wanted
-                self._sent = False
-                return
-        logger.warning(
-            "%s could not be taken out of %s; its lease will end", self.instance.id or self, self._servers.name
-        )
+                return True
+        return False
 
     def after_fork_in_child(self) -> None:
         """The entry is the parent's: the child says nothing about it."""
         self._condition.after_fork_in_child()
         self.idle.forget()
-        self.closed, self.busy, self._sent = True, False, False
+        self.closed, self.busy, self._sent, self._forked = True, False, False, True
 
     def _locate(self) -> Exchange[bool]:
         """Find the address that reaches the registry: any answer shows it."""
@@ -158,7 +187,7 @@ class KeptLease:
                 self._settle(answer)
                 return False
         host = host or self._address
-        name = self.instance.id or f"{host}:{self.instance.service}:{self.instance.port}"
+        name = self.instance.id or f"{host}:{self.instance.service}:{self.instance.port}{self._suffix}"
         self.instance = dataclasses.replace(self.instance, host=host, id=name)
         return True
 

@@ -12,8 +12,9 @@ from resilient import checks
 from resilient.clock import REAL_CLOCK, Clock, forget_on_fork
 from resilient.discovery.base import Discovery
 from resilient.discovery.instance import Instance
+from resilient.discovery.leaving import BUDGET, aleave, leave
 from resilient.discovery.refresh import Refresh
-from resilient.discovery.registration import BUDGET, Lease, LeaseRegistration
+from resilient.discovery.registration import Lease, LeaseRegistration
 from resilient.discovery.registry import Registration, Registry
 from resilient.discovery.servers import Servers
 from resilient.discovery.source import Source
@@ -152,12 +153,11 @@ class LiveRegistry(LiveDiscovery, Registry):
         return registration
 
     def close(self) -> None:
-        """End the loop, then take our entries out, ≤ 5 s in all; never raises; twice is fine."""
-        end = REAL_CLOCK.monotonic() + BUDGET
+        """End the loop, then take our entries out, ≤ 5 s in all beside draining; never raises; twice is fine."""
         here = self._refresh.here  # called by a listener or a health check
+        end = REAL_CLOCK.monotonic() + BUDGET
         super().close()
-        for registration in tuple(self._registrations):
-            registration.close_within(end - REAL_CLOCK.monotonic(), here=here)
+        leave(self._refresh, self._shut(), end - REAL_CLOCK.monotonic(), here=here)
 
     async def aclose(self) -> None:
         """The same, for an event loop."""
@@ -165,8 +165,10 @@ class LiveRegistry(LiveDiscovery, Registry):
         try:
             await super().aclose()
         finally:
-            for registration in tuple(self._registrations):
-                await registration.aclose_within(end - REAL_CLOCK.monotonic())
+            await aleave(self._refresh, self._shut(), end - REAL_CLOCK.monotonic())
+
+    def _shut(self) -> list[Lease]:
+        return [lease for registration in tuple(self._registrations) if (lease := registration.shut()) is not None]
 
 
 def _instance(

@@ -9,9 +9,10 @@ import signal
 import threading
 from typing import Any, Protocol, Self
 
-from resilient.clock import REAL_CLOCK, forget_on_fork
+from resilient.clock import forget_on_fork
 from resilient.discovery.bell import Bell
 from resilient.discovery.instance import Instance
+from resilient.discovery.leaving import BUDGET, aleave, leave
 from resilient.discovery.refresh import Refresh
 from resilient.discovery.registry import Registration
 from resilient.discovery.steps import Exchange, Job
@@ -19,9 +20,7 @@ from resilient.errors import ConfigError
 
 logger = logging.getLogger("resilient")
 
-BUDGET = 5.0  # seconds for leaving in peace
 _BUDGET_AT_EXIT = 2.0  # seconds when the process is about to end
-_SETTLE = 2.0  # of these, for a renewal that is in flight: one that arrives after the DELETE would list us again
 
 
 class Lease(Job, Protocol):
@@ -30,6 +29,7 @@ class Lease(Job, Protocol):
     instance: Instance
     idle: Bell
     busy: bool
+    drain: float
 
     @property
     def registered(self) -> bool:
@@ -46,6 +46,10 @@ class Lease(Job, Protocol):
 
     def set_status(self, status: str) -> bool:
         """Whether that is a change."""
+        ...
+
+    def fade(self, budget: float) -> Exchange[None]:
+        """Tell callers to come no more, within `budget` seconds; the entry is taken out `drain` seconds later."""
         ...
 
     def leave(self, budget: float) -> Exchange[None]:
@@ -119,6 +123,10 @@ class LeaseRegistration(Registration):
         if self._sigterm:
             self._previous = signal.signal(signal.SIGTERM, self._on_sigterm)
 
+    def shut(self) -> Lease | None:
+        """Work no more, and say what is left to be taken out; None when that was done before."""
+        return self._lease if self._shut() else None
+
     def _shut(self) -> bool:
         """Work no more; whether this call is the one that does it."""
         with self._lock:
@@ -131,57 +139,31 @@ class LeaseRegistration(Registration):
         return was
 
     def close(self) -> None:
-        """Take the entry out, ≤ 5 s; never raises; twice is fine."""
-        self.close_within(BUDGET)
-
-    def close_within(self, budget: float, *, here: bool = False) -> None:
-        """The same in `budget` seconds; `here`: called by the loop itself, which can not wait for its own request."""
-        if not self._shut():
-            return
-        here = here or self._refresh.here
-        end = REAL_CLOCK.monotonic() + budget
-        if not self._refresh.agenda.jobs:  # nobody asked who is there: the loop ran for us alone
-            self._refresh.stop()
-        self._leave(end - REAL_CLOCK.monotonic(), here=here)
+        """Take the entry out, ≤ 5 s and the time for draining; never raises; twice is fine."""
+        if self._shut():
+            here = self._refresh.here
+            if not self._refresh.agenda.jobs:  # nobody asked who is there: the loop ran for us alone
+                self._refresh.stop()
+            leave(self._refresh, (self._lease,), BUDGET, here=here)
 
     async def aclose(self) -> None:
         """The same, for an event loop."""
-        await self.aclose_within(BUDGET)
-
-    async def aclose_within(self, budget: float) -> None:
-        """The same in `budget` seconds."""
-        if not self._shut():
-            return
-        end = REAL_CLOCK.monotonic() + budget
-        try:
-            if not self._refresh.agenda.jobs:
-                await self._refresh.astop()
-            await self._lease.idle.wait_async(lambda: not self._lease.busy, _SETTLE, REAL_CLOCK)
-        finally:  # cancelled while waiting, the entry is taken out all the same
+        if self._shut():
             try:
-                await self._refresh.ado(self._lease.leave(end - REAL_CLOCK.monotonic()))
-            except Exception:
-                logger.exception("leaving %s", self._refresh.name)
-
-    def _leave(self, budget: float, *, here: bool) -> None:
-        end = REAL_CLOCK.monotonic() + budget
-        try:
-            if not here:
-                settle = min(_SETTLE, budget / 4)
-                self._lease.idle.wait(lambda: not self._lease.busy, settle, REAL_CLOCK)
-            self._refresh.do(self._lease.leave(end - REAL_CLOCK.monotonic()))
-        except Exception:
-            logger.exception("leaving %s", self._refresh.name)
+                if not self._refresh.agenda.jobs:
+                    await self._refresh.astop()
+            finally:  # cancelled while waiting, the entry is taken out all the same
+                await aleave(self._refresh, (self._lease,), BUDGET)
 
     def _at_exit(self) -> None:
         if self._shut():
-            self._leave(_BUDGET_AT_EXIT, here=self._refresh.here)
+            leave(self._refresh, (self._lease,), _BUDGET_AT_EXIT, here=self._refresh.here)
 
     def _on_sigterm(self, number: int, frame: Any) -> None:
         """Leave, then do what would have been done. Wakes nobody: what it interrupted may hold that event's lock."""
         previous = self._previous
         self._lease.close()
-        self._leave(_BUDGET_AT_EXIT, here=self._refresh.here)
+        leave(self._refresh, (self._lease,), _BUDGET_AT_EXIT, here=self._refresh.here)
         if callable(previous):
             previous(number, frame)
         elif previous != signal.SIG_IGN:

@@ -10,21 +10,28 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from resilient.clock import Clock
+
+if TYPE_CHECKING:
+    import httpx
 
 R = TypeVar("R")
 
 MORE = "MORE"
 
 
+Auth: TypeAlias = "tuple[str, str] | Callable[[], Mapping[str, str]] | httpx.Auth"
+"""User and password; or a function that gives the headers of a request, asked before each; or what httpx takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One server of a registry: its base URL without a slash at the end, and user and password or None."""
+    """One server of a registry: its base URL without a slash at the end, and what it knows us by."""
 
     base: str
-    auth: tuple[str, str] | None = field(default=None, repr=False)
+    auth: Auth | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def read_url(url: str, known: Mapping[str, tuple[Any, Read]], *, port: int | Non
         unquote(user) if at else None,
         unquote(password) if colon else None,
         unquote(path),
-        _options(scheme, query, known),
+        {key: default for key, (default, _) in known.items()} | given_options(scheme, query, known),
     )
 
 
@@ -91,8 +91,9 @@ def host_port(scheme: str, text: str, default: int | None) -> str:
     return f"{name}:{port}" if port else name
 
 
-def _options(scheme: str, query: str, known: Mapping[str, tuple[Any, Read]]) -> dict[str, Any]:
-    options = {key: default for key, (default, _) in known.items()}
+def given_options(scheme: str, query: str, known: Mapping[str, tuple[Any, Read]]) -> dict[str, Any]:
+    """The options that stand in `query`; ConfigError for those that are not known or not readable."""
+    options: dict[str, Any] = {}
     for key, text in parse_qsl(query, keep_blank_values=True):
         if key not in known:
             listed = ", ".join(known)
@@ -150,3 +151,11 @@ def one_of(*words: str) -> Read:
         return value
 
     return read
+
+
+def words(value: str) -> tuple[str, ...]:
+    """Words by commas."""
+    found = tuple(word.strip() for word in value.split(","))
+    if not all(found):
+        raise ValueError("must be words with commas between them")
+    return found

@@ -53,8 +53,12 @@ Wires: TypeAlias = tuple[Callable[[], Wire], Callable[[], AsyncWire]]
 """What makes a wire for a thread, and one for an event loop."""
 
 
-def http_wires(*, tls: bool) -> Wires:
-    """The wires of a registry that is asked by HTTP; `tls`: whether any server is asked by https."""
+def http_wires(*, tls: bool | ssl.SSLContext) -> Wires:
+    """The wires of a registry that is asked by HTTP.
+
+    Args:
+        tls: whether any server is asked by https, by the machine's own authorities; or the context for it.
+    """
     return partial(HttpWire, tls=tls), partial(AsyncHttpWire, tls=tls)
 
 
@@ -62,10 +66,10 @@ class HttpWire:
     """For one thread at a time.
 
     Args:
-        tls: whether any server is asked by https; without it no certificates are loaded (20 ms).
+        tls: as in `http_wires`; False: no certificates are loaded (20 ms).
     """
 
-    def __init__(self, *, tls: bool) -> None:
+    def __init__(self, *, tls: bool | ssl.SSLContext) -> None:
         import httpx
 
         from resilient.discovery.deadline_transport import DeadlineTransport
@@ -96,10 +100,10 @@ class AsyncHttpWire:
     """For one event loop.
 
     Args:
-        tls: whether any server is asked by https.
+        tls: as in `http_wires`.
     """
 
-    def __init__(self, *, tls: bool) -> None:
+    def __init__(self, *, tls: bool | ssl.SSLContext) -> None:
         import httpx
 
         self._client = httpx.AsyncClient(
@@ -130,25 +134,30 @@ class AsyncHttpWire:
         await self._client.aclose()
 
 
-def _context(*, tls: bool) -> ssl.SSLContext:
+def _context(*, tls: bool | ssl.SSLContext) -> ssl.SSLContext:
     import ssl
 
-    if tls:
-        return (
-            ssl.create_default_context()
-        )  # the machine's own authorities, $SSL_CERT_FILE: where a private one is added
+    if isinstance(tls, ssl.SSLContext):
+        return tls
+    if tls:  # the machine's own authorities, $SSL_CERT_FILE: where a private one is added
+        return ssl.create_default_context()
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # empty: never used
 
 
 def _arguments(step: Send) -> dict[str, Any]:
     import httpx
 
+    auth: Any = step.server.auth
+    headers = {**({} if step.body is None else {"Content-Type": "application/json"}), **step.headers}
+    if auth is not None and not isinstance(auth, (tuple, httpx.Auth)):
+        headers.update(auth())  # asked each time: tokens rotate
+        auth = None
     return {
         "method": step.method,
         "url": step.server.base + step.path,
         "content": step.body,
-        "headers": {**({} if step.body is None else {"Content-Type": "application/json"}), **step.headers},
-        "auth": step.server.auth,
+        "headers": headers,
+        "auth": auth,
         "timeout": httpx.Timeout(step.timeout, connect=min(CONNECT_TIMEOUT, step.timeout)),
     }
 
