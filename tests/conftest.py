@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from resilient import names
 from resilient.testing import VirtualClock
 from tests.drive import Drive, drive_async, drive_sync
+
+hypothesis.settings.register_profile("resilient", deadline=None)  # how long an example takes is the machine's business
+hypothesis.settings.load_profile("resilient")
 
 
 @pytest.fixture
