@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -22,4 +23,12 @@ def require_command(*names: str, package: str) -> str:
     found = next((path for name in names if (path := shutil.which(name))), None)
     require(found, f"{names[0]} is not installed (Debian: apt-get install {package})")
     assert found is not None
+    return found
+
+
+def require_built(*parts: str) -> Path:
+    """A path below the folder where `.ci/peers` puts what it builds, or skip naming that command."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    found = Path(os.environ.get("RESILIENT_PEERS") or Path(cache, "resilient-peers"), *parts)
+    require(found.exists(), f"{found} is not there (run .ci/peers, which needs a JDK, Maven and npm)")
     return found

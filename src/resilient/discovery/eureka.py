@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from resilient.clock import SYSTEM_CLOCK, Clock
@@ -86,7 +86,7 @@ class EurekaDiscovery(LiveRegistry):
         cert: str | None = None,
         key: str | None = None,
         tls: ssl.SSLContext | None = None,
-        auth: Auth | None = None,
+        auth: Auth | Callable[[], Mapping[str, str]] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         where = EurekaUrl.parse(url)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from resilient import checks
 from resilient.discovery.eureka_url import OPTIONS, EurekaUrl
@@ -133,7 +133,7 @@ class EurekaOptions:
         return context
 
 
-def with_auth(servers: tuple[Server, ...], auth: Auth | None) -> tuple[Server, ...]:
+def with_auth(servers: tuple[Server, ...], auth: Auth | Callable[[], Mapping[str, str]] | None) -> tuple[Server, ...]:
     """The servers, known to them by `auth`.
 
     Raises:
@@ -143,11 +143,21 @@ def with_auth(servers: tuple[Server, ...], auth: Auth | None) -> tuple[Server, .
         return servers
     if any(server.auth for server in servers):
         raise ConfigError(f"{_OWNER}: give either auth or a user in the URL", path="auth")
-    pair = isinstance(auth, tuple) and [type(part) for part in auth] == [str, str]
-    if not (pair or callable(auth) or hasattr(auth, "sync_auth_flow")):
-        raise ConfigError(
-            f"{_OWNER}: auth must be (user, password), a function that gives headers, or an httpx.Auth, not a"
-            f" {type(auth).__name__}",
-            path="auth",
-        )
-    return tuple(Server(server.base, auth) for server in servers)
+    return tuple(Server(server.base, _sendable(auth)) for server in servers)
+
+
+def _sendable(auth: Auth | Callable[[], Mapping[str, str]]) -> Auth:
+    if isinstance(auth, tuple) and [type(part) for part in auth] == [str, str]:
+        return auth
+    if not isinstance(auth, tuple):
+        if hasattr(auth, "sync_auth_flow"):  # httpx.Auth, without loading httpx for nothing
+            return cast("Auth", auth)
+        if callable(auth):
+            from resilient.discovery.header_auth import HeaderAuth
+
+            return HeaderAuth(auth)
+    raise ConfigError(
+        f"{_OWNER}: auth must be (user, password), a function that gives headers, or an httpx.Auth, not a"
+        f" {type(auth).__name__}",
+        path="auth",
+    )

@@ -22,8 +22,8 @@ R = TypeVar("R")
 MORE = "MORE"
 
 
-Auth: TypeAlias = "tuple[str, str] | Callable[[], Mapping[str, str]] | httpx.Auth"
-"""User and password; or a function that gives the headers of a request, asked before each; or what httpx takes."""
+Auth: TypeAlias = "tuple[str, str] | httpx.Auth"
+"""User and password, or what httpx takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,17 +147,12 @@ def _context(*, tls: bool | ssl.SSLContext) -> ssl.SSLContext:
 def _arguments(step: Send) -> dict[str, Any]:
     import httpx
 
-    auth: Any = step.server.auth
-    headers = {**({} if step.body is None else {"Content-Type": "application/json"}), **step.headers}
-    if auth is not None and not isinstance(auth, (tuple, httpx.Auth)):
-        headers.update(auth())  # asked each time: tokens rotate
-        auth = None
     return {
         "method": step.method,
         "url": step.server.base + step.path,
         "content": step.body,
-        "headers": headers,
-        "auth": auth,
+        "headers": {**({} if step.body is None else {"Content-Type": "application/json"}), **step.headers},
+        "auth": step.server.auth,
         "timeout": httpx.Timeout(step.timeout, connect=min(CONNECT_TIMEOUT, step.timeout)),
     }
 
