@@ -12,6 +12,7 @@ from resilient.checks import whole
 from resilient.clock import SYSTEM_CLOCK, Clock, forget_on_fork
 from resilient.errors import ConfigError
 from resilient.telemetry.prometheus_client_extra import App, Receive, Scope, Send, registry_or_default
+from resilient.telemetry.prometheus_processes import of_all_processes
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
@@ -46,7 +47,7 @@ class HttpRequestMetrics:
     Args:
         app: the application around which it is put.
         registry: where the metrics are collected, default prometheus_client's own `REGISTRY`. Several applications may
-            share one.
+            share one. Where $PROMETHEUS_MULTIPROC_DIR names a folder, the registry shows the requests of all processes.
         template: gives the `uri` of a request from its scope once it is answered, for other routers; None from it
             means: as without.
         max_uris: how many different templates, default 100 as Spring Boot's, at least 1.
@@ -245,6 +246,6 @@ def _requests_of(registry: CollectorRegistry, now: Callable[[], float]) -> _Requ
         found = _by_registry.get(registry)
         if found is None:
             found = _Requests(now)
-            registry.register(found)
+            registry.register(of_all_processes(found, "http", {f"{NAME}_max": max}, restarts=True))
             _by_registry[registry] = found
         return found

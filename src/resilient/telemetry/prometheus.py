@@ -18,10 +18,11 @@ from resilient.errors import ConfigError
 from resilient.keyed import Keyed
 from resilient.telemetry.prometheus_client_extra import App, AsgiMetrics, WsgiMetrics, registry_or_default
 from resilient.telemetry.prometheus_client_extra import require_client as _require_client
-from resilient.telemetry.prometheus_families import CLASSIC, FAMILIES, Family
+from resilient.telemetry.prometheus_families import CLASSIC, FAMILIES, Family, Together
 from resilient.telemetry.prometheus_ledger import Ledger
 from resilient.telemetry.prometheus_ledger import Member as _Ref
 from resilient.telemetry.prometheus_members import Member, members
+from resilient.telemetry.prometheus_processes import of_all_processes
 from resilient.telemetry.prometheus_readers import reader_of
 
 if TYPE_CHECKING:
@@ -104,6 +105,10 @@ class PrometheusCollector(Collector):
         totals = self._ledger.totals(counted, begun)
         return self._metrics(shown, totals)
 
+    def together(self) -> Mapping[str, Together | None]:
+        """How several values of a gauge become one, by its name; None: they do not."""
+        return {self._named(family)[0]: family.together for family in FAMILIES if not family.counts}
+
     def _metrics(
         self, shown: Mapping[tuple[Family, tuple[str, ...]], list[float]], totals: Mapping[tuple[str, ...], float]
     ) -> list[Metric]:
@@ -179,13 +184,15 @@ def register(
 ) -> PrometheusCollector:
     """Register a PrometheusCollector, once per registry and prefix; a second call without more returns the first one.
 
+    Where $PROMETHEUS_MULTIPROC_DIR names a folder, the registry shows the metrics of all processes that use it.
+
     Args:
         registry: where, default prometheus_client's own `REGISTRY`.
         prefix: as for PrometheusCollector; so are `keyed` and `labelled`.
 
     Raises:
-        ConfigError: when prometheus_client is not installed, an argument is wrong, or there is a collector of this
-            prefix already and `keyed` or `labelled` ask for another one.
+        ConfigError: when prometheus_client is not installed, an argument is wrong, that folder can not be used, or
+            there is a collector of this prefix already and `keyed` or `labelled` ask for another one.
 
     Safe for threads.
 
@@ -208,7 +215,7 @@ def register(
                 )
             return collectors[prefix]
         made = PrometheusCollector(prefix=prefix, keyed=keyed, labelled=labelled)
-        registry.register(made)
+        registry.register(of_all_processes(made, prefix, made.together(), restarts=False))
         collectors[prefix] = made
         return made
 
