@@ -125,8 +125,11 @@ def test_prometheus_finds_them_as_it_does_in_the_tests_with_a_real_one(tmp_path:
     for name in served:
         assert option(name, "--port") == "8080"
         assert set(services[name]["networks"]) & set(services["prometheus"]["networks"])
-    written = json.loads(configuration(names=names, port=8080, interval=5.0))
+    receiver = read["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"][0]
+    written = json.loads(configuration(names=names, port=8080, receiver=receiver, interval=5.0))
     assert {**written, "rule_files": ["alerts.yml"]} == read
+    name, _, port = receiver.partition(":")
+    assert option(name, "--port") == port
     (tmp_path / "prometheus.yml").write_text(text)
     shutil.copy(ALERTS, tmp_path / "alerts.yml")
     promtool = require_command("promtool", package="prometheus")
@@ -134,6 +137,16 @@ def test_prometheus_finds_them_as_it_does_in_the_tests_with_a_real_one(tmp_path:
         [promtool, "check", "config", str(tmp_path / "prometheus.yml")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_autoscaler_scales_the_patients_within_what_the_swarm_keeps() -> None:
+    """By the name that `docker stack deploy` gives in the README, on a manager, never below what the file says."""
+    text = (DEPLOY / "README.md").read_text()
+    names = set(re.findall(r"docker stack deploy -c deploy/docker-stack.yml (\w+)", text))
+    assert {option("autoscaler", "--docker-service")} == {f"{name}_patient" for name in names}
+    assert int(option("autoscaler", "--min")) == services["patient"]["deploy"]["replicas"]
+    assert services["autoscaler"]["deploy"]["placement"]["constraints"] == ["node.role == manager"]
+    assert [name for name, one in services.items() if "docker.sock" in str(one.get("volumes"))] == ["autoscaler"]
 
 
 def test_the_readme_makes_every_secret_and_label_that_the_stack_needs() -> None:
