@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from examples.hospital.messages.local_broker import LocalBroker, LocalBrokerError, server_binary
+from tests.hospital_messages.kafka_cluster import KafkaCluster
 from tests.peers import require
 
 
@@ -19,4 +21,12 @@ def server(tmp_path: Path) -> Iterator[LocalBroker]:
     except LocalBrokerError as error:
         require(condition=False, reason=str(error))
     with LocalBroker(tmp_path / "nats") as running:
+        yield running
+
+
+@pytest.fixture
+def cluster() -> Iterator[KafkaCluster]:
+    """A Kafka cluster that is gone after the test."""
+    require(find_spec("confluent_kafka"), "confluent-kafka is not installed")
+    with KafkaCluster() as running:
         yield running

@@ -11,9 +11,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from examples.hospital.messages import Message, Redelivery, broker_of_url
 from tests.waiting import wait_until
@@ -117,5 +118,24 @@ async def main(url: str, topic: str, group: str, file: str) -> None:
         await asyncio.Event().wait()
 
 
+def let_followers_sync_first() -> None:
+    """Have the leader of a group take a moment to share out its partitions.
+
+    A real Kafka waits for the assignment and for its followers in any order; the mock cluster has done when it has the
+    assignment, and refuses the followers that come a millisecond later.
+    """
+    from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+
+    assign = RoundRobinPartitionAssignor.assign
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.2)
+        return assign(*arguments)
+
+    RoundRobinPartitionAssignor.assign = slowly
+
+
 if __name__ == "__main__":
+    if sys.argv[1].startswith("kafka:"):
+        let_followers_sync_first()
     asyncio.run(main(*sys.argv[1:]))

@@ -12,16 +12,16 @@ from resilient import ConfigError
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("amqp://127.0.0.1:5672", "begins with nats://"),
-        ("127.0.0.1:4222", "begins with nats://"),
-        ("", "begins with nats://"),
+        ("amqp://127.0.0.1:5672", "begins with nats:// or kafka://"),
+        ("127.0.0.1:4222", "begins with nats:// or kafka://"),
+        ("", "begins with nats:// or kafka://"),
         ("nats://127.0.0.1", "the port is missing"),
         ("nats://127.0.0.1:0", "the port is missing"),
         ("nats://:4222", "the host is missing"),
         ("nats://127.0.0.1:99999", "cannot be read"),
         ("nats://127.0.0.1:4222x", "cannot be read"),
         ("nats://user:secret@127.0.0.1:4222", "a host and a port and nothing else"),
-        ("nats://127.0.0.1:4222/topic", "a host and a port and nothing else"),
+        ("kafka://127.0.0.1:9092/topic", "a host and a port and nothing else"),
         (4222, "must be text"),
     ],
 )

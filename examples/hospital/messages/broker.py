@@ -174,7 +174,7 @@ def broker_of_url(url: str, *, counts: Counts | None = None, redelivery: Redeliv
     """The broker that `url` names.
 
     Args:
-        url: `nats://host:port` (JetStream).
+        url: `nats://host:port` (JetStream) or `kafka://host:port`.
         counts: what counts; default one of its own.
         redelivery: when a message comes again; default `Redelivery()`.
 
@@ -183,13 +183,18 @@ def broker_of_url(url: str, *, counts: Counts | None = None, redelivery: Redeliv
     """
     parts, port = _split(url)
     assert parts.hostname is not None
+    counts, redelivery = counts or Counts(), redelivery or Redelivery()
+    if parts.scheme == "kafka":
+        from examples.hospital.messages.kafka_broker import KafkaBroker
+
+        return KafkaBroker(parts.hostname, port, counts, redelivery)
     from examples.hospital.messages.nats_broker import NatsBroker
 
-    return NatsBroker(parts.hostname, port, counts or Counts(), redelivery or Redelivery())
+    return NatsBroker(parts.hostname, port, counts, redelivery)
 
 
 def _split(url: object) -> tuple[SplitResult, int]:
-    example = "such as nats://127.0.0.1:4222"
+    example = "such as nats://127.0.0.1:4222 or kafka://127.0.0.1:9092"
     if not isinstance(url, str):
         raise ConfigError(f"broker: the address must be text, {example}, not {url!r}", path="url")
     try:
@@ -197,8 +202,8 @@ def _split(url: object) -> tuple[SplitResult, int]:
         port = parts.port
     except ValueError as error:
         raise ConfigError(f"broker: {url!r} cannot be read ({error}); an address is {example}", path="url") from error
-    if parts.scheme != "nats":
-        raise ConfigError(f"broker: an address begins with nats://, {example}, not {url!r}", path="url")
+    if parts.scheme not in {"nats", "kafka"}:
+        raise ConfigError(f"broker: an address begins with nats:// or kafka://, {example}, not {url!r}", path="url")
     if parts.username or parts.password or parts.query or parts.fragment or parts.path not in {"", "/"}:
         raise ConfigError(f"broker: an address has a host and a port and nothing else, {example}", path="url")
     if not parts.hostname or not port:
