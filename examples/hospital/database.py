@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -67,7 +68,9 @@ class Database:
         Raises:
             DatabaseError: when the database is not there, after half a minute of trying.
         """
-        again = Retry(attempts=12, on=_may_pass)
+        again = Retry(attempts=12, on=(OperationalError, OSError))  # a replica is busy, a server is not there yet
+        if self._sqlite:
+            self._open_once()
         try:
             await again.acall(self._set_up, fill)
         except (DBAPIError, OSError) as error:
@@ -75,6 +78,13 @@ class Database:
             raise DatabaseError(f"{self._url.render_as_string()} cannot be used: {cause}") from error
         finally:
             await self.engine.dispose()  # its connections belong to the event loop that has done this
+
+    def _open_once(self) -> None:
+        """See whether there can be such a file, without aiosqlite's thread, which outlives a failure for a moment."""
+        try:
+            sqlite3.connect(self._url.database or ":memory:").close()
+        except sqlite3.OperationalError as error:
+            raise DatabaseError(f"{self._url.render_as_string()} cannot be used: {error}") from error
 
     async def _set_up(self, fill: Fill | None) -> None:
         if self._sqlite:
@@ -128,13 +138,6 @@ def _with_driver(url: str) -> URL:
         raise ConfigError(f"--database: must be like 'sqlite:///patient.db', not {url!r}") from error
     driver = _DRIVERS.get(found.drivername)
     return found.set(drivername=f"{found.drivername}+{driver}") if driver else found
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether it is worth to wait: another replica is busy, a server is not there yet."""
-    if isinstance(error, OperationalError) and "unable to open" in str(error):
-        return False
-    return isinstance(error, OperationalError | OSError)
 
 
 def _we_begin_ourselves(connection: Any, _record: Any) -> None:
