@@ -10,7 +10,6 @@ import pytest
 from resilient import CallTimeoutError, Deadline, DeadlineExceededError, NoInstanceError, Pipeline, Policy, Timeout
 from resilient.balancing import Balancer, RoundRobin
 from resilient.budget import RetryBudget
-from resilient.clock import Clock
 from resilient.discovery import Instance
 from resilient.policies.retry import Retry
 from resilient.testing import VirtualClock, disabled
@@ -41,7 +40,6 @@ class Sent:
     lane: Lane
     plan: Plan
     options: Options
-    clock: Clock
     repeat: bool = True
     ready: bool = True
     tried: list[Instance] = field(default_factory=list[Instance])
@@ -67,7 +65,7 @@ def sent(
     plan = Plan(Pipeline(*(policies or [Inside(())])), "producer")
     balancers = {} if chosen is None else {False: chosen}
     target = Target(Route("producer", "producer"), lambda: plan, None, balancers)
-    return Exchange(Sent(Lane(target, "http"), plan, options or Options(), clock, repeat, sendable))
+    return Exchange(Sent(Lane(target, "http", clock), plan, options or Options(), repeat, sendable))
 
 
 def exchange(

@@ -97,8 +97,8 @@ class Book(Roll):
 
     def settle(self, lease: HeldLease, how: object, elapsed: float | None) -> None:
         """A call has ended; of several who say so the first one counts."""
-        now = self.now()
-        chance = self._rng() if how is FAILURE or how is UNREACHED else 0.0
+        bad = how is FAILURE or how is UNREACHED
+        chance = self._rng() if bad else 0.0
         host = lease.host
         with self.lock:
             if lease.settled:
@@ -107,20 +107,20 @@ class Book(Roll):
             if host.in_flight > 0:
                 host.in_flight -= 1
                 self.load.in_flight -= 1
+            if lease.judged and not bad:  # its verdict fell before, nothing is to be learned from its end
+                return
+            now = self.now()
             if elapsed is None:
                 elapsed = lease.answer_after
-                if elapsed is None:
-                    elapsed = now - lease.started
-            elif not 0.0 <= elapsed < inf:  # not a number of seconds
+            if elapsed is None or not 0.0 <= elapsed < inf:  # nobody said, or it is no number of seconds
                 elapsed = now - lease.started
-            if how is SUCCESS:
-                if not lease.judged:
-                    self._success_locked(host, elapsed, now, lease.trial)
-            elif how is FAILURE or how is UNREACHED:
+            if bad:
                 if how is UNREACHED:
                     self._unreachable_locked(host, now, lease.trial)
                 self._failure_locked(host, elapsed, now, lease.trial, chance)
-            elif not lease.judged:
+            elif how is SUCCESS:
+                self._success_locked(host, elapsed, now, lease.trial)
+            else:
                 if how is IGNORED:
                     self._given_up_locked(host, elapsed, now, lease.trial)
                 self._untry_locked(host, lease.trial)

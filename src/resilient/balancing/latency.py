@@ -48,7 +48,8 @@ def sample(host: Host, seconds: float, now: float) -> None:
     if part * host.samples < 1.0:
         part = 1.0 / host.samples  # a mean of all at first: one quick answer of a slow host would hide it for seconds
     host.latency += part * (seconds - host.latency)
-    host.sampled = max(now, host.sampled)
+    if gap > 0.0:  # of two calls that end at once the later one may count first
+        host.sampled = now
 
 
 def sample_failure(host: Host, seconds: float, now: float, median: float | None, usual: float | None) -> None:

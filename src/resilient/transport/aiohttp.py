@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from resilient import places
 from resilient.balancing import Balancer, RoundRobin, Strategy
-from resilient.clock import SYSTEM_CLOCK, Clock
+from resilient.clock import Clock
 from resilient.discovery import Discovery
 from resilient.errors import ConfigError, ResilienceError
 from resilient.http_answers import retry_after
@@ -98,7 +98,6 @@ class ResilientClientMiddleware:
         self._targets = Targets(
             discovery, policies, strategy, is_logical=is_logical, says_nothing=_says_nothing, clock=clock
         )
-        self._clock = clock or SYSTEM_CLOCK
         self._tls_name = tls_name
         self._deadline_header = deadline_header
 
@@ -141,10 +140,10 @@ class _Call(Call):
         self._handler = handler
         self._said = request.headers.get(DEADLINE_HEADER)
         self.url = request.url
-        host, port, targets = self.url.host or "", self.url.explicit_port, owner._targets
+        host, port = self.url.host or "", self.url.explicit_port
         if port == {"http": 80, "https": 443}.get(self.url.scheme):
             port = None
-        super().__init__(targets, targets.find((self.url.scheme, host, port), host), NO_OPTIONS, owner._clock)
+        super().__init__(owner._targets.find((self.url.scheme, host, port), host), NO_OPTIONS)
 
     def may_repeat(self) -> bool:
         """By its method and its Idempotency-Key."""
@@ -157,7 +156,7 @@ class _Call(Call):
 
     def hint(self, error: Exception) -> str:
         """For whatever went wrong."""
-        return self.targets.hint(self.lane.target.route, self.url.host or "", self.url.explicit_port)
+        return self.lane.hint(self.url.host or "", self.url.explicit_port)
 
     def answer_of(self, failed: errors.FailedAnswer) -> Answer:
         """What the error holds."""
@@ -180,7 +179,7 @@ class _Call(Call):
         left = attempt.left()
         if left is None:
             return await self._handler(self._request)
-        scope = _Scope(self.clock, left)
+        scope = _Scope(self.lane.clock, left)
         try:
             return await self._handler(self._request)
         except BaseException as error:

@@ -7,14 +7,13 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, ClassVar
 
 from resilient import places
-from resilient.clock import Clock
 from resilient.deadline import Deadline, current_limit
 from resilient.discovery import Discovery, Instance
 from resilient.errors import DeadlineExceededError, NoInstanceError, ResilienceError
 from resilient.transport.client_errors import as_clients
 from resilient.transport.exchange import Attempt, Exchange
 from resilient.transport.options import Options
-from resilient.transport.targets import Lane, Targets
+from resilient.transport.targets import Lane
 
 
 class Call:
@@ -30,12 +29,10 @@ class Call:
     missing: NoInstanceError | None = None  # how the wait for the service ended; says more than what follows from it
     over = False
 
-    def __init__(self, targets: Targets, lane: Lane, options: Options, clock: Clock) -> None:
-        self.targets = targets
+    def __init__(self, lane: Lane, options: Options) -> None:
         self.lane = lane
         self.plan = lane.target.plan()
         self.options = options
-        self.clock = clock
         self.until = current_limit.get()  # the caller's own: it holds for the body, too
         self.answers: list[Any] = []
         self.tried: list[Instance] = []  # the legs of a race share it
@@ -73,7 +70,7 @@ class Call:
     def limited(self) -> AbstractContextManager[object]:
         """The request's own time limit around the whole call."""
         seconds = self.options.timeout
-        return nullcontext() if seconds is None else Deadline(seconds, clock=self.clock)
+        return nullcontext() if seconds is None else Deadline(seconds, clock=self.lane.clock)
 
     def first_wait(self) -> tuple[Discovery, str, float, bool] | None:
         """Before the first call of a service: (whom to ask, for what, seconds, whether no more are left)."""

@@ -30,16 +30,22 @@ def run(call: Call, send: Send, request: Any) -> Any:
     Raises:
         RejectedError, CallTimeoutError: as the client's own; and whatever the client raises.
     """
+    if not call.ready:
+        with call.limited():
+            _wait_once(call)
+            call.ready = True
+            return run(call, send, request)
     answer: Any = None
     if call.plan.holds:
         call.held_before = len(held.places)
     try:
-        if call.ready:
-            answer = _guarded(call, send, request)
+        part = call.plan.call
+        if part is None:
+            answer = _attempts(call, send, request)
         else:
-            with call.limited():
-                _wait_once(call)
-                answer = _guarded(call, send, request)
+            answer = part._sync()(partial(_attempts, call, send), (request,), {})
+            if type(answer) is not call.answer_kind:
+                call.checked(answer)
     except call.failed_kind as failed:
         answer = call.told(failed)
     except (RejectedError, CallTimeoutError) as error:
@@ -56,14 +62,6 @@ def run(call: Call, send: Send, request: Any) -> Any:
             for other in call.unwanted(answer):
                 call.discard(other)
     return answer
-
-
-def _guarded(call: Call, send: Send, request: Any) -> Any:
-    part = call.plan.call
-    if part is None:
-        return _attempts(call, send, request)
-    answer = part._sync()(partial(_attempts, call, send), (request,), {})
-    return answer if type(answer) is call.answer_kind else call.checked(answer)
 
 
 def _wait_once(call: Call) -> None:
@@ -101,7 +99,7 @@ def _attempts(call: Call, send: Send, request: Any) -> Any:
                 waiting = exchange.waiting
                 try:
                     waiting.add(exchange)
-                    call.clock.sleep(wait)
+                    call.lane.clock.sleep(wait)
                 finally:
                     waiting.discard(exchange)
     finally:
@@ -110,18 +108,24 @@ def _attempts(call: Call, send: Send, request: Any) -> Any:
 
 async def run_async(call: Call, send: SendAsync, request: Any) -> Any:
     """The same for async functions."""
+    if not call.ready:
+        with call.limited():
+            await _wait_once_async(call)
+            call.ready = True
+            return await run_async(call, send, request)
     answer: Any = None
     outer = collected.get()
     if call.plan.holds:
         call.collected = []
         collected.set(call.collected)
     try:
-        if call.ready:
-            answer = await _guarded_async(call, send, request)
+        part = call.plan.call
+        if part is None:
+            answer = await _attempts_async(call, send, request)
         else:
-            with call.limited():
-                await _wait_once_async(call)
-                answer = await _guarded_async(call, send, request)
+            answer = await part._async()(partial(_attempts_async, call, send), (request,), {})
+            if type(answer) is not call.answer_kind:
+                call.checked(answer)
     except call.failed_kind as failed:
         answer = call.told(failed)
     except (RejectedError, CallTimeoutError) as error:
@@ -140,14 +144,6 @@ async def run_async(call: Call, send: SendAsync, request: Any) -> Any:
             for other in call.unwanted(answer):
                 await call.discard_async(other)
     return answer
-
-
-async def _guarded_async(call: Call, send: SendAsync, request: Any) -> Any:
-    part = call.plan.call
-    if part is None:
-        return await _attempts_async(call, send, request)
-    answer = await part._async()(partial(_attempts_async, call, send), (request,), {})
-    return answer if type(answer) is call.answer_kind else call.checked(answer)
 
 
 async def _wait_once_async(call: Call) -> None:
@@ -185,7 +181,7 @@ async def _attempts_async(call: Call, send: SendAsync, request: Any) -> Any:
                 waiting = exchange.waiting
                 try:
                     waiting.add(exchange)
-                    await call.clock.sleep_async(wait)
+                    await call.lane.clock.sleep_async(wait)
                 finally:
                     waiting.discard(exchange)
     finally:

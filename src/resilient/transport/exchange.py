@@ -12,7 +12,6 @@ from typing import Protocol
 from resilient import policy
 from resilient.balancing import Lease
 from resilient.budget import RetryPermit
-from resilient.clock import Clock
 from resilient.deadline import Limit, current_limit, restore_limit
 from resilient.discovery import Instance
 from resilient.errors import CallTimeoutError, DeadlineExceededError, NoInstanceError, ResilienceError
@@ -32,10 +31,9 @@ _NOTHING_SENT = frozenset({Trouble.UNSENT, Trouble.LOCAL})
 class Sending(Protocol):
     """What an exchange asks of the call that it is made for."""
 
-    lane: Lane  # under which key it is guarded, who chooses
+    lane: Lane  # under which key it is guarded, who chooses, what measures it
     plan: Plan  # how often, when and how much in all; which limits are the key's own
     options: Options  # of the request
-    clock: Clock  # measures the call
     tried: list[Instance]  # that this call has been sent to; the legs of a race share it
 
     def may_repeat(self) -> bool:
@@ -50,36 +48,22 @@ class Sending(Protocol):
 class Exchange:
     """One call: used by one thread or task. `end()` it."""
 
-    __slots__ = (
-        "_balancer",
-        "_call",
-        "_ended",
-        "_kept",
-        "_limit",
-        "_now",
-        "_permit",
-        "_repeated",
-        "_retry",
-        "_started",
-        "attempts",
-        "last",
-        "local_only",
-    )
+    # Not set anew for each call, of which most make one attempt that goes well.
+    attempts = 0
+    last: Attempt | None = None  # that failed
+    local_only = True  # nothing but our own full pools stood in the way
+    _ended = _repeated = False  # an attempt has; another one was made
+    _kept: Exception | None = None  # how the attempt before this one ended
+    _permit: RetryPermit | None = None
 
     def __init__(self, call: Sending) -> None:
         """Begin to send `call`."""
         self._call = call
         self._balancer = call.lane.balancer  # who chooses; None for a host that is not logical
         self._retry = retry = call.plan.retry  # None: only what was not sent goes on, to other instances
-        self._now = call.clock.monotonic
+        self._now = call.lane.clock.monotonic
         self._limit = current_limit.get()
         self._started = self._now()
-        self._permit: RetryPermit | None = None
-        self._kept: Exception | None = None  # how the attempt before this one ended
-        self._ended = self._repeated = False  # an attempt has; another one was made
-        self.last: Attempt | None = None  # that failed
-        self.local_only = True  # nothing but our own full pools stood in the way
-        self.attempts = 0
         if retry is not None:
             retry.budget.deposit()
 
@@ -265,7 +249,11 @@ class Exchange:
 class Attempt:
     """One attempt of a call. Told how it ended, once."""
 
-    __slots__ = ("_began", "_exchange", "_lease", "instance", "limit", "outcome", "status", "trouble", "without_header")
+    # As above.
+    outcome: Exception | None = None
+    status: int | None = None
+    trouble: Trouble | None = None
+    without_header: Callable[[], Exception] | None = None
 
     def __init__(self, exchange: Exchange, lease: Lease | None, limit: Limit | None, began: float) -> None:
         self._exchange = exchange
@@ -273,10 +261,6 @@ class Attempt:
         self.instance = None if lease is None else lease.instance  # whom to call; None for a host
         self._began = began
         self.limit = limit  # a policy around each attempt may be stricter than those around the call
-        self.outcome: Exception | None = None
-        self.status: int | None = None
-        self.trouble: Trouble | None = None
-        self.without_header: Callable[[], Exception] | None = None
 
     def left(self) -> float | None:
         """Seconds that are left for this attempt, None without a limit."""

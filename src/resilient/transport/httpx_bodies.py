@@ -80,9 +80,10 @@ class _Answer:
         if not self._open:
             return
         self._open = False
-        for one in self._kept:
-            one.release()
-        self._kept = ()
+        if self._kept:
+            kept, self._kept = self._kept, ()
+            for one in kept:
+                one.release()
         if error is None:
             self._attempt.ended()
         else:
@@ -142,7 +143,8 @@ class AnswerBody(_Answer):
 
     def close(self) -> None:
         """Give everything back."""
-        self._end()
+        if self._open:
+            self._end()
         try:
             self._stream.close()
         finally:
@@ -168,7 +170,8 @@ class AsyncAnswerBody(_Answer):
 
     async def aclose(self) -> None:
         """Give everything back, the instance before the first await: a cancelled close must not keep it."""
-        self._end()
+        if self._open:
+            self._end()
         try:
             await self._stream.aclose()
         finally:

@@ -101,13 +101,16 @@ class HttpxCall(Call):
         self._pools = pools
         self._request = request
         self._body = self._family.sent(request.stream, core.clock)
-        asked, targets = self._family.place(request.url), core.targets
-        lane = targets.lately.get(asked) or targets.find(asked, request.url.host)
+        asked = self._family.place(request.url)
+        lane = core.targets.lately.get(asked) or core.targets.find(asked, request.url.host)
         given = request.extensions.get(EXTENSION)
-        super().__init__(targets, lane, NO_OPTIONS if given is None else Options.of(given), core.clock)
+        super().__init__(lane, NO_OPTIONS if given is None else Options.of(given))
         if lane.proxy is not None:
             self._check_proxy(lane)
-        if core.idempotency_keys and request.method in _KEYED_METHODS and self._logical:
+        self._tls_name = request.extensions.get("sni_hostname")
+        if self._tls_name is None and lane.scheme == "https":
+            self._tls_name = core.connections.tls_name or request.url.host  # never the address that a registry gave
+        if core.idempotency_keys and request.method in _KEYED_METHODS and lane.logical:
             self._idempotency_key = request.headers.get("Idempotency-Key") or str(uuid.uuid4())
 
     @classmethod
@@ -130,39 +133,67 @@ class HttpxCall(Call):
         """For a host that could not be resolved."""
         url = self._request.url
         unresolved = isinstance(error, self._family.http.ConnectError)
-        return self.targets.hint(self.lane.target.route, url.host, url.port) if unresolved else ""
+        return self.lane.hint(url.host, url.port) if unresolved else ""
 
     async def discard_async(self, answer: Any) -> None:
         """Close an answer that nobody wants."""
         with suppress(Exception):  # how its connection ends concerns nobody
             await answer.aclose()
 
-    def outgoing(self, attempt: Attempt) -> Any:
+    def take(self, make: Callable[[Instance | None, str | None, str | None], Any], attempt: Attempt) -> Pool[Any]:
+        """Use the pool of an instance; the attempt leaves it when its answer has been closed.
+
+        Args:
+            make: makes the client transport of (an instance, for a scheme, through a proxy).
+            attempt: at whom.
+
+        Raises:
+            ConnectError: the library's, when the registry gave an address that is none: another instance may have one.
+        """
+        lane, pools, instance = self.lane, self._pools, attempt.instance
+        proxy, url = lane.proxy, self._request.url
+        if instance is None:
+            of_hosts: PoolKey = (None, None, None, None, proxy)
+            return pools.enter(of_hosts, attempt) or pools.take(
+                of_hosts, attempt, None, lambda: make(None, None, proxy)
+            )
+        key: PoolKey = (lane.scheme, instance.host, instance.port, self._tls_name, proxy)
+        pool = pools.enter(key, attempt)
+        if pool is None:
+            try:
+                address = self._family.address(url, instance.host, instance.port)
+            except self._family.http.InvalidURL as error:
+                raise self._family.http.ConnectError(f"{instance.host!r} is no host: {error}") from error
+            pool = pools.take(key, attempt, lane.target, lambda: make(instance, lane.scheme, proxy), address=address)
+        return pool
+
+    def outgoing(self, attempt: Attempt, address: Any) -> Any:
         """The request to one instance. The caller's own stays as it is: Host, redirects and cookies are the name's.
+
+        Args:
+            attempt: at whom.
+            address: of that instance; None for a host that is not logical.
 
         Raises:
             DeadlineExceededError: when there is no time left, or CallTimeoutError after an attempt.
         """
-        request, instance = self._request, attempt.instance
+        request = self._request
         url, headers, extensions = request.url, request.headers, dict(request.extensions)
         extensions.pop(EXTENSION, None)
-        left = None if attempt.limit is None else attempt.time()
-        if left is not None:
+        if attempt.limit is not None:
+            left = attempt.time() or 0.0
             extensions["timeout"] = shortened(extensions.get("timeout"), left)
             wanted = self._core.deadline_header
-            if wanted or (wanted is None and self._logical):
+            if wanted or (wanted is None and self.lane.logical):
                 headers = headers.copy()
                 headers[DEADLINE_HEADER] = header_ms(whole_ms(left), headers.get(DEADLINE_HEADER))
         if self._idempotency_key is not None:
             headers = headers.copy()
             headers["Idempotency-Key"] = self._idempotency_key
-        if instance is not None:
-            if self.lane.scheme == "https":  # verified for the name, never for the address that a registry gave
-                extensions.setdefault("sni_hostname", self._core.connections.tls_name or url.host)
-            try:
-                url = self._family.addressed(url, self.lane.scheme, instance.host, instance.port)
-            except self._family.http.InvalidURL as error:  # no host, says a registry: another instance may be one
-                raise self._family.http.ConnectError(f"{instance.host!r} is no host: {error}") from error
+        if address is not None:
+            url = self._family.moved(url, address)
+            if self._tls_name is not None:
+                extensions["sni_hostname"] = self._tls_name
         body = self._body
         body.read_at = None
         if self._core.connections.factory is not None:
@@ -172,23 +203,6 @@ class HttpxCall(Call):
         out = kind.__new__(kind)
         out.method, out.url, out.headers, out.stream, out.extensions = request.method, url, headers, body, extensions
         return out
-
-    def take(
-        self, make: Callable[[Instance | None, str | None, str | None], Any], attempt: Attempt, out: Any
-    ) -> Pool[Any]:
-        """Use the pool of an instance; the attempt leaves it when its answer has been closed."""
-        lane, pools, instance = self.lane, self._pools, attempt.instance
-        proxy = lane.proxy
-        if instance is None:
-            key: PoolKey = (None, None, None, None, proxy)
-        else:
-            key = (lane.scheme, instance.host, instance.port, out.extensions.get("sni_hostname"), proxy)
-        pool = pools.enter(key, attempt)
-        if pool is not None:
-            return pool
-        if instance is None:
-            return pools.take(key, attempt, None, lambda: make(None, None, proxy))
-        return pools.take(key, attempt, lane.target, lambda: make(instance, lane.scheme, proxy))
 
     def failed(self, error: BaseException, attempt: Attempt) -> BaseException:
         """An attempt raised: what the policies see."""
@@ -230,18 +244,18 @@ class HttpxCall(Call):
         Raises:
             FailedResponse: holding it, when its status is a failure.
         """
-        status, family, instance = response.status_code, self._family, attempt.instance
+        status, family = response.status_code, self._family
         if attempt.limit is not None:
             self.loosen(out)
         sent, elapsed = self._body.read_at, None
         if sent is not None:  # without the wait for a connection: else a full pool of ours looks like a slow instance
-            elapsed = self._core.clock.monotonic() - sent
+            elapsed = self.lane.clock.monotonic() - sent
         pause = retry_after(response) if status in _COME_BACK_LATER else None
         attempt.answered(status, retry_after=pause, elapsed=elapsed)
         failed = status >= 400 and failed_call(status)
         kept = self.keep() if self.plan.holds and not failed else ()  # a failed one must not bar its own repetition
         stream = body(response.stream, attempt, pool, self.until, self.lane.key, kept)
-        told = {"instance": instance, "attempts": exchange.attempts}
+        told = {"instance": attempt.instance, "attempts": exchange.attempts}
         if self._core.connections.factory is None:  # a pool of our own gives a new one each time: it is ours
             found = response
             found.stream, found.request = stream, self._request
@@ -270,12 +284,8 @@ class HttpxCall(Call):
         finally:
             del error  # its traceback holds this frame
 
-    @property
-    def _logical(self) -> bool:
-        return self.lane.target.route.service is not None
-
     def _check_proxy(self, lane: Lane) -> None:
-        if self._logical and lane.scheme == "https" and lane.proxy and not lane.proxy.startswith("socks"):
+        if lane.logical and lane.scheme == "https" and lane.proxy and not lane.proxy.startswith("socks"):
             raise ConfigError(
                 f"https://{self._request.url.host} is a logical name and {lane.proxy} an HTTP proxy: the certificate"
                 " could not be verified for the name. Put the name into NO_PROXY, or use no proxy",

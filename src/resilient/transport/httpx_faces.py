@@ -120,8 +120,8 @@ class SyncTransport(Face[Request, Response, Limits, Pool]):
         try:
             if exchange.attempts > 1 and (thrown := call.thrown(exchange)) is not None:
                 call.discard(thrown)
-            out = call.outgoing(attempt)
-            pool = call.take(self._core.connections.sync, attempt, out)
+            pool = call.take(self._core.connections.sync, attempt)
+            out = call.outgoing(attempt, pool.address)
             response = pool.transport.handle_request(out)
         except BaseException as error:
             if pool is not None:
@@ -169,8 +169,8 @@ class AsyncTransport(Face[Request, Response, Limits, Pool]):
         try:
             if exchange.attempts > 1 and (thrown := call.thrown(exchange)) is not None:
                 await call.discard_async(thrown)  # here, where a cancellation gives the lease back
-            out = call.outgoing(attempt)
-            pool = call.take(self._core.connections.asynchronous, attempt, out)
+            pool = call.take(self._core.connections.asynchronous, attempt)
+            out = call.outgoing(attempt, pool.address)
             if attempt.limit is None:
                 response = await pool.transport.handle_async_request(out)
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from resilient.clock import forget_on_fork
 
@@ -39,13 +39,14 @@ class Listing(Protocol):
 class Pool(Generic[T]):
     """One client transport and who uses it: from the sending of a request until the answer has been closed."""
 
-    __slots__ = ("_dispose", "_lock", "_made", "left", "transport", "users")
+    __slots__ = ("_dispose", "_lock", "_made", "address", "left", "transport", "users")
 
     transport: T
 
-    def __init__(self, dispose: Callable[[T], object]) -> None:
+    def __init__(self, dispose: Callable[[T], object], address: Any = None) -> None:
         self._lock = threading.Lock()
         self._dispose = dispose
+        self.address = address  # of its instance, as the client library reads it
         self._made: list[T] = []  # the transport, until somebody takes it out to close it
         self.users: set[object] = set()  # not a number: a set may be changed from a finaliser without a lock
         self.left = False  # its instance has left the list: nobody comes in any more, the last one closes it
@@ -114,7 +115,9 @@ class Pools(Generic[T]):
             pool.leave(user)
         return None
 
-    def take(self, key: PoolKey, user: object, listing: Listing | None, make: Callable[[], T]) -> Pool[T]:
+    def take(
+        self, key: PoolKey, user: object, listing: Listing | None, make: Callable[[], T], *, address: Any = None
+    ) -> Pool[T]:
         """Use the pool of `key`, made when there is none.
 
         Args:
@@ -122,11 +125,12 @@ class Pools(Generic[T]):
             user: whoever leaves the pool in the end.
             listing: where its instance stands; None for hosts that are not logical, whose pool stays.
             make: makes the client transport.
+            address: of the instance, for whoever uses the pool.
         """
         with self._lock:
             pool = self._pools.get(key)
             if pool is None:
-                pool = self._pools[key] = Pool(self._dispose)
+                pool = self._pools[key] = Pool(self._dispose, address)
                 if listing is not None:
                     self._listings[key] = listing
             pool.users.add(user)

@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from resilient.balancing import Balancer, RoundRobin, Strategy
 from resilient.checks import whole
-from resilient.clock import SYSTEM_CLOCK, Clock
+from resilient.clock import Clock
 from resilient.discovery import Discovery
 from resilient.errors import ConfigError, ResilienceError
 from resilient.http_answers import retry_after
@@ -102,7 +102,6 @@ class ResilientAdapter(HTTPAdapter):
         self._targets = Targets(
             discovery, policies, strategy, is_logical=is_logical, says_nothing=_says_nothing, clock=clock
         )
-        self._clock = clock or SYSTEM_CLOCK
         self._tls_name = tls_name
         self._deadline_header = deadline_header
         self._pools: Pools[HTTPAdapter] = Pools(_close)
@@ -162,11 +161,11 @@ class _Call(Call):
         self.url = urlsplit(str(request.url))
         self._request = request
         self._sent = False
-        host, port, targets = self.url.hostname or "", self.url.port, adapter._targets
+        host, port = self.url.hostname or "", self.url.port
         if port == {"http": 80, "https": 443}.get(self.url.scheme):
             port = None
-        lane = targets.find((self.url.scheme, host, port), host)
-        super().__init__(targets, lane, NO_OPTIONS, adapter._clock)
+        lane = adapter._targets.find((self.url.scheme, host, port), host)
+        super().__init__(lane, NO_OPTIONS)
 
     def may_repeat(self) -> bool:
         """By its method and its Idempotency-Key."""
@@ -179,7 +178,7 @@ class _Call(Call):
 
     def hint(self, error: Exception) -> str:
         """For whatever went wrong."""
-        return self.targets.hint(self.lane.target.route, self.url.hostname or "", self.url.port)
+        return self.lane.hint(self.url.hostname or "", self.url.port)
 
     def as_clients(self, error: ResilienceError) -> ResilienceError:
         """Our error, as the client's too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from resilient.balancing import Balancer, RoundRobin, Strategy
@@ -83,14 +84,25 @@ class Target:
 class Lane:
     """The way to a target by one scheme: what does not change from one request to the next."""
 
-    __slots__ = ("balancer", "key", "proxy", "scheme", "target")
+    __slots__ = ("balancer", "clock", "hint", "key", "logical", "proxy", "scheme", "target")
 
-    def __init__(self, target: Target, scheme: str, proxy: str | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        scheme: str,
+        clock: Clock,
+        *,
+        proxy: str | None = None,
+        hint: Callable[[str, int | None], str] = lambda _host, _port: "",
+    ) -> None:
         self.target = target
         self.scheme = scheme
+        self.clock = clock  # measures the calls
         self.key = target.route.key
+        self.logical = target.service is not None
         self.balancer = target.balancer(scheme)
         self.proxy = proxy
+        self.hint = hint  # what to say when a host, and port, can not be found
 
 
 class Targets:
@@ -149,7 +161,13 @@ class Targets:
                 self.lately.clear()
             scheme, _, port = asked
             target = self._by_route[route(scheme, host, port, self._is_logical)]
-            found = self.lately[asked] = Lane(target, scheme, self._proxy_for(scheme, host))
+            found = self.lately[asked] = Lane(
+                target,
+                scheme,
+                self._clock or SYSTEM_CLOCK,
+                proxy=self._proxy_for(scheme, host),
+                hint=partial(self._hint, target.route),
+            )
         return found
 
     def of_key(self, key: str) -> Target:
@@ -181,7 +199,7 @@ class Targets:
         if self._owned and self._discovery is not None:
             await self._discovery.aclose()
 
-    def hint(self, found: Route, host: str, port: int | None) -> str:
+    def _hint(self, found: Route, host: str, port: int | None) -> str:
         """What to say when a host that is not logical can not be found, but looks like a logical name."""
         if found.service is not None:
             return ""
