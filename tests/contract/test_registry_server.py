@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import http.client
 import json
-import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, MutableMapping
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,7 +21,6 @@ from resilient.registry_server.app import RegistryApp
 from resilient.registry_server.page import MAX_ROWS
 from resilient.registry_server.record import Record
 from tests.registry_calls import JSON, ask, instance, register
-from tests.servers import RegistryProcess
 from tests.waiting import wait_until
 
 
@@ -440,17 +434,6 @@ def test_importing_the_package_imports_no_extra() -> None:
     assert done.stdout.strip() == "set()"
 
 
-# The command
-
-
-def command(*arguments: str, module_dir: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **({"PYTHONPATH": module_dir} if module_dir else {})}
-    return subprocess.run(
-        [sys.executable, "-m", "resilient", *arguments],
-        capture_output=True, text=True, timeout=30, env=environment, check=False,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("host", "authority"),
     [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]")],
@@ -460,99 +443,3 @@ def test_the_address_is_one_that_can_be_asked_from_here(host: str, authority: st
     server = RegistryServer(host, 8761)
     assert (server.http, server.url) == (f"http://{authority}:8761", f"eureka://{authority}:8761")
     assert repr(server) == f"<RegistryServer http://{authority}:8761 stopped, 0 instances>"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_says_where_it_is_and_ends_quietly(number: signal.Signals) -> None:
-    """One line once it answers; Ctrl-C and SIGTERM end it with 0, also with a connection open and idle."""
-    with RegistryProcess() as registry:
-        assert registry.line == f"registry listening on {registry.http}/eureka (status page: {registry.http}/)"
-        idle = http.client.HTTPConnection("127.0.0.1", registry.port, timeout=10)
-        idle.request("GET", "/eureka/apps")
-        assert idle.getresponse().read().startswith(b"<applications>")
-        assert registry.errors() == ""
-        assert registry.stop(number) == 0
-        idle.close()
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-def test_a_signal_during_the_start_is_not_lost() -> None:
-    """From the moment it handles SIGTERM it ends with 0, whatever it was importing."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "resilient", "registry", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-    def handles_sigterm() -> bool:
-        caught = re.search(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{process.pid}/status").read_text())
-        return caught is not None and bool(int(caught[1], 16) & 1 << (signal.SIGTERM - 1))
-
-    try:
-        wait_until(handles_sigterm, what="a handler of SIGTERM")
-        process.terminate()
-        _, errors = process.communicate(timeout=20)
-        assert (process.returncode, errors) == (0, b"")
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_a_killed_registry_comes_back_empty_on_its_port() -> None:
-    """Everything is in memory; clients register again after a 404."""
-    with RegistryProcess() as registry:
-        register(registry.port)
-        port, pid = registry.port, registry.pid
-        registry.restart()
-        assert registry.port == port
-        assert registry.pid != pid
-        assert ask(port, "PUT", "/eureka/apps/DEMO/i-1").status == 404
-
-
-def test_a_port_in_use_is_one_sentence() -> None:
-    """Exit status 1, no traceback."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = command("registry", "--port", str(taken.getsockname()[1]))
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert re.fullmatch(r"resilient: cannot listen on 127\.0\.0\.1 port \d+: Address already in use\n", done.stderr)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("--port", "x"), "a port is a whole number from 0 to 65535, not 'x'"),
-        (("--port", "65536"), "a port is a whole number from 0 to 65535, not '65536'"),
-        (("--port", "-1"), "a port is a whole number from 0 to 65535, not '-1'"),
-        (("--eviction-interval", "0"), "seconds are a number more than 0, not '0'"),
-        (("--eviction-interval", "nan"), "seconds are a number more than 0, not 'nan'"),
-    ],
-)
-def test_a_bad_option_is_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
-    """Exit status 2, usage and the reason."""
-    done = command("registry", *arguments)
-    assert done.returncode == 2
-    assert done.stderr.rstrip().endswith(sentence)
-    assert "Traceback" not in done.stderr
-
-
-def test_a_host_that_is_not_ours_is_one_sentence() -> None:
-    """Exit status 1, no traceback."""
-    done = command("registry", "--host", "192.0.2.1", "--port", "0")
-    assert done.returncode == 1
-    assert done.stderr.startswith("resilient: cannot listen on 192.0.2.1 port 0: ")
-    assert done.stderr.count("\n") == 1
-
-
-def test_a_missing_extra_is_one_sentence(tmp_path: Path) -> None:
-    """It names what to install."""
-    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError('no uvicorn', name='uvicorn')\n")
-    done = command("registry", "--port", "0", module_dir=str(tmp_path))
-    assert done.returncode == 1
-    assert done.stderr == "resilient: the registry server needs uvicorn: pip install 'resilient-patterns[server]'\n"
-
-
-def test_the_command_alone_shows_its_help() -> None:
-    """Exit status 2; `--version` names the version."""
-    done = command()
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "run a small Eureka-compatible service registry" in done.stderr
-    assert re.fullmatch(r"resilient \d+\.\d+\.\d+\n", command("--version").stdout)
