@@ -184,6 +184,29 @@ def test_the_page_of_every_process_is_clean(watched: Watched) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), process.name
 
 
+@pytest.mark.timeout(120)
+def test_the_alert_makes_a_replica_that_is_found_and_scraped_in_its_turn(watched: Watched, tmp_path: Path) -> None:
+    """Load, alert, scale, all of it real: Prometheus posts to the autoscaler, which starts a patient service."""
+    hospital = watched.hospital
+    patient = ["--registry", hospital.registry_url, "--database", hospital.database_url("patient"), "--id", "{id}"]
+    told = ["--registry", hospital.registry_url, "--min", "0", "--max", "1", "--cooldown", "1"]  # of its own
+    with ExitStack() as stack:
+        autoscaler = Service(
+            "autoscaler", "examples.hospital.scaling", *told, "--", "examples.hospital.patient", *patient, logs=tmp_path
+        )
+        stack.callback(autoscaler.stop)
+        autoscaler.wait_for_address()
+        text = configuration(registry=hospital.registry.address, receiver=bare(autoscaler), interval=1.0)
+        prometheus = stack.enter_context(PrometheusProcess(text))
+
+        def scraped() -> bool:
+            watched.ask(hospital.gateway, 20)
+            found = prometheus.query('up{service="patient"} == 1')
+            return len(found) == 3 and any("scaled" in labels["replica"] for labels, _ in found)
+
+        wait_until(scraped, timeout=PATIENCE, what="a third patient in Prometheus")
+
+
 def test_a_replica_that_drains_is_not_ready_and_then_not_missed(watched: Watched) -> None:
     """Scaling in is no outage: it refuses traffic, leaves the registry, and is no target any more."""
     leaving = watched.hospital.replicas["patient"].pop()
