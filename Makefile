@@ -28,6 +28,7 @@ format: .venv/dev.installed  ## format the code and mend what the linter can
 
 bench: .venv/dev.installed  ## compare with the peers, as ratios, in one run
 	@$(VENV)/python -m benchmarks
+	@$(VENV)/python -m benchmarks.gateway
 
 docs: .venv/dev.installed  ## draw the pictures of the documents from the code
 	@$(VENV)/python docs/pictures/draw_circuit.py
