@@ -30,7 +30,7 @@ else:
 logger = logging.getLogger("resilient")
 
 VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-_INTERVAL: Final = 1.0  # seconds between two writes; a collection of ten policies takes under a millisecond
+_INTERVAL: Final = 1.0  # seconds between two writes; with ten breakers one takes 5 ms: half a percent of a core
 
 
 class Described(Protocol):
