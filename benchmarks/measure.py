@@ -31,11 +31,12 @@ class Effort:
     period: float = 0.6  # seconds for which a crowd of threads is counted
     breakers: int = 10_000
     simulated: float = 64.0  # seconds of virtual time, at most
+    services: int = 1000  # in a registry
 
 
 ALL_OF_IT = Effort()  # some five minutes
 ONCE = Effort(
-    seconds=60.0, bursts=1, rounds=1, sleeping=2, tasks=10, period=0.05, breakers=20, simulated=0.5
+    seconds=60.0, bursts=1, rounds=1, sleeping=2, tasks=10, period=0.05, breakers=20, simulated=0.5, services=2
 )  # to see that it runs
 
 

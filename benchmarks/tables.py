@@ -11,6 +11,7 @@ from benchmarks import (
     footprint,
     measure,
     policies,
+    registry_server,
     report,
     scenarios,
     simulation_report,
@@ -49,6 +50,7 @@ def tables() -> list[Table]:
         Table(simulation_report.SIMULATION, simulation_report.show),
         Table(transport.TITLE, transport.show),
         Table(transport.ASYNC_TITLE, transport.show_async),
+        Table(registry_server.TITLE, registry_server.show),
     ]
 
 
