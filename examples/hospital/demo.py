@@ -17,15 +17,25 @@ class HospitalDemo(Demo[HospitalSystem]):
     """What it starts, shows and tours."""
 
     name = "hospital"
-    parts = "the registry, a gateway, and patient, reception, ward and finance"
+    parts = "the registry, a broker, a gateway, and patient, reception, ward and finance"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Options that only this demo has."""
         parser.add_argument("--gateway-port", type=int, default=0, metavar="PORT", help="default: any free one")
+        parser.add_argument(
+            "--broker", metavar="URL", help="a broker that runs already, such as kafka://localhost:9092"
+        )
 
     def system(self, logs: Path, arguments: argparse.Namespace) -> HospitalSystem:
         """The application, not yet started."""
-        return HospitalSystem(Options(logs, registry_port=arguments.registry_port, gateway_port=arguments.gateway_port))
+        return HospitalSystem(
+            Options(
+                logs,
+                registry_port=arguments.registry_port,
+                gateway_port=arguments.gateway_port,
+                broker=arguments.broker,
+            )
+        )
 
     def addresses(self, system: HospitalSystem) -> Iterable[tuple[str, str]]:
         """What there is to look at."""

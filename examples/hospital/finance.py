@@ -6,17 +6,24 @@ GET /finance/invoices       all, a page at a time
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, String, Table, func, select
+from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, String, Table, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from examples.hospital.answers import page_of
+from examples.hospital.messages import Message
+from examples.hospital.post import CHECK_IN_COMPLETED, OPEN_INVOICE, PostRoom, about
 from examples.hospital.service import Replica, Service
 
+CENTS: Final = 12_000  # for a day
+
 metadata = MetaData()
+room = PostRoom(metadata)
 invoices = Table(
     "invoices",
     metadata,
@@ -26,6 +33,14 @@ invoices = Table(
     Column("at", DateTime, nullable=False),
     Column("cents", Integer, nullable=False),
 )
+
+
+async def open_invoice(connection: AsyncConnection, message: Message) -> None:
+    """The ward expects somebody: an invoice is written, and whoever waits for it is told."""
+    now = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
+    check_in = about(message)
+    await connection.execute(insert(invoices).values(**check_in, at=now, cents=CENTS))
+    await room.send(connection, CHECK_IN_COMPLETED, **check_in)
 
 
 def routes(replica: Replica) -> Sequence[BaseRoute]:
@@ -39,7 +54,8 @@ def routes(replica: Replica) -> Sequence[BaseRoute]:
             rows = (await connection.execute(wanted)).mappings().all()
         return replica.answer({"count": count, "invoices": [_shown(row) for row in rows]})
 
-    return [Route("/finance/invoices", every, methods=["GET"])]
+    post = replica.post(room, {OPEN_INVOICE: open_invoice})
+    return [Route("/finance/invoices", every, methods=["GET"]), replica.counts_of(post)]
 
 
 def _shown(row: Mapping[Any, Any]) -> dict[str, Any]:

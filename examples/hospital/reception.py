@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import httpx
-from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, String, Table, func, select
+from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, String, Table, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.requests import Request
@@ -28,6 +28,8 @@ from starlette.routing import BaseRoute, Route
 
 from examples.hospital.answers import Problem, number, page_of
 from examples.hospital.database import inserted
+from examples.hospital.messages import Message
+from examples.hospital.post import CHECK_IN_COMPLETED, CHECK_IN_PATIENT, Post, PostRoom, about
 from examples.hospital.service import Replica, Service
 from resilient import CircuitBreaker, Fallback, RejectedError, StaleCache, command
 from resilient.transport import AsyncResilientTransport
@@ -37,6 +39,7 @@ SEEN_LATELY: Final = 600.0  # seconds for which a patient that was found once is
 _KEY: Final = re.compile(r"[!-~]{1,100}")
 
 metadata = MetaData()
+room = PostRoom(metadata)
 check_ins = Table(
     "check_ins",
     metadata,
@@ -113,12 +116,14 @@ class Reception:
     Args:
         replica: this one.
         who_is: asks for a patient.
+        post: tells ward and finance.
     """
 
-    def __init__(self, replica: Replica, who_is: Ask) -> None:
+    def __init__(self, replica: Replica, who_is: Ask, post: Post) -> None:
         self._replica = replica
         self._database = replica.database
         self._who_is = who_is
+        self._post = post
 
     async def check_in(self, request: Request) -> Response:
         """Check a patient in."""
@@ -131,21 +136,20 @@ class Reception:
             return self._replica.answer(before)
         patient = await _exists(self._who_is, patient_id)
         now = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
-        row = {"reference": uuid.uuid4().hex, "patient_id": patient.id, "at": now, "state": "checked in"}
+        reference = uuid.uuid4().hex
+        row = {"reference": reference, "patient_id": patient.id, "at": now, "state": "checked in"}
         try:
             async with self._database.writing() as connection:
                 number_of_it = await inserted(connection, check_ins, **row, idempotency_key=key)
-                await self._announce(connection, row)
+                await room.send(connection, CHECK_IN_PATIENT, reference=reference, patient_id=patient.id)
         except IntegrityError:  # the same request has just come twice
             before = await self._before(key, patient_id)
             if before is None:
                 raise
             return self._replica.answer(before)
+        self._post.sent()
         shown = _shown({"id": number_of_it, **row})
         return self._replica.answer({**shown, "patient": patient.name, "seen_lately": patient.seen_lately}, 201)
-
-    async def _announce(self, connection: AsyncConnection, row: Mapping[str, Any]) -> None:
-        """Tell the others, if and only if the check-in is written."""
 
     async def _before(self, key: str | None, patient_id: int) -> dict[str, Any] | None:
         """What the same request has done before."""
@@ -173,6 +177,12 @@ class Reception:
         )
 
 
+async def completed(connection: AsyncConnection, message: Message) -> None:
+    """The invoice is written: the check-in is complete."""
+    reference = about(message)["reference"]
+    await connection.execute(update(check_ins).where(check_ins.c.reference == reference).values(state="completed"))
+
+
 def _shown(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {
         "id": row["id"],
@@ -186,10 +196,12 @@ def _shown(row: Mapping[Any, Any]) -> dict[str, Any]:
 def routes(replica: Replica) -> Sequence[BaseRoute]:
     """What can be asked."""
     http = replica.hold(httpx.AsyncClient(transport=AsyncResilientTransport(replica.registry)))
-    reception = Reception(replica, guarded(http))
+    post = replica.post(room, {CHECK_IN_COMPLETED: completed})
+    reception = Reception(replica, guarded(http), post)
     return [
         Route("/reception/check_in_patient", reception.check_in, methods=["GET", "POST"]),
         Route("/reception/check_ins", reception.every, methods=["GET"]),
+        replica.counts_of(post),
     ]
 
 

@@ -15,19 +15,23 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import MetaData
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse
-from starlette.routing import BaseRoute
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from examples.hospital.actuator import watch
 from examples.hospital.answers import ServedBy, handlers
 from examples.hospital.chaos import Breakable
 from examples.hospital.database import Database, DatabaseError, Fill
+from examples.hospital.messages import Broker, Work, broker_of_url
+from examples.hospital.post import Post, PostRoom
 from examples.support.serving import HOST, listen, log_to_stderr, serve
 from resilient import ConfigError
 from resilient.discovery import Registration, Registry
@@ -48,6 +52,7 @@ class Replica:
         id: how this copy calls itself, in every answer; default the name and something unique.
         registry: where it is listed, and where it finds the others.
         database: of the service.
+        broker: of the hospital's messages; None: they wait in the database until there is one.
         chaos: whether it may be told to misbehave.
     """
 
@@ -58,12 +63,14 @@ class Replica:
         id: str | None,  # noqa: A002  # the registry's word
         registry: Registry,
         database: Database,
+        broker: Broker | None = None,
         chaos: bool = False,
     ) -> None:
         self.service = service
         self.id = id or f"{service}-{secrets.token_hex(3)}"
         self.registry = registry
         self.database = database
+        self.broker = broker
         self.health = Health({"database": database.ping})
         self.chaos = chaos
         self.draining = False
@@ -73,6 +80,18 @@ class Replica:
         """Have `thing` entered before this copy is listed, and left after it has answered the last request."""
         self.held.append(thing)
         return thing
+
+    def post(self, room: PostRoom, takes: Mapping[str, Work]) -> Post:
+        """The messages of this copy: by topic, what is done with them."""
+        return self.hold(room.open(self.service, self.database, self.broker, takes))
+
+    def counts_of(self, post: Post) -> Route:
+        """Where this copy says what it has sent and taken; the gateway has no route that leads there."""
+
+        async def counts(_: Request) -> Response:
+            return self.answer({"connected": post.connected, **asdict(post.counts)})
+
+        return Route("/messages", counts, methods=["GET"])
 
     def answer(self, document: Mapping[str, Any], status: int = 200) -> JSONResponse:
         """`document` as JSON, and who says so."""
@@ -147,6 +166,7 @@ class Service:
             default=default,
             help=f"or @FILE with the URL in it, such as a secret (default: {default})",
         )
+        parser.add_argument("--broker", metavar="URL", help="such as nats://localhost:4222 or kafka://localhost:9092")
         parser.add_argument("--id", help="how this replica calls itself (default: the name and six hex digits)")
         parser.add_argument("--host", default=HOST, help="where to listen, and where others find it (%(default)s)")
         parser.add_argument("--port", type=int, default=0, help="where to listen (default: any free port)")
@@ -155,11 +175,19 @@ class Service:
         log_to_stderr()
         try:
             registry = Registry.from_url(arguments.registry)
+            broker = broker_of_url(arguments.broker) if arguments.broker else None
             database = Database(arguments.database, self.metadata)
             asyncio.run(database.set_up(self.fill))
         except (ConfigError, DatabaseError) as error:
             parser.error(str(error))
-        replica = Replica(self.name, id=arguments.id, registry=registry, database=database, chaos=arguments.chaos)
+        replica = Replica(
+            self.name,
+            id=arguments.id,
+            registry=registry,
+            database=database,
+            broker=broker,
+            chaos=arguments.chaos,
+        )
         listener = listen(arguments.port, host=arguments.host)
         own = None if arguments.host in _ANYWHERE else arguments.host
         registration = registry.register(

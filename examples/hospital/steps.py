@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from examples.hospital.steps_messages import (
+    a_check_in_goes_round,
+    everything_is_killed,
+    one_of_each_group,
+    the_account,
+    the_broker_is_killed,
+)
 from examples.hospital.steps_patient import (
     a_replica_hangs,
     a_replica_is_killed,
@@ -18,6 +25,8 @@ from examples.hospital.steps_patient import (
 STEPS = (
     replicas_share_the_load,
     bad_input_is_explained,
+    a_check_in_goes_round,
+    one_of_each_group,
     a_replica_is_killed,
     a_replica_hangs,
     patient_is_slow,
@@ -26,4 +35,7 @@ STEPS = (
     patient_is_gone,
     reception_is_gone,
     the_registry_is_killed,
+    the_broker_is_killed,
+    everything_is_killed,
+    the_account,
 )

@@ -1,11 +1,11 @@
 """The hospital as a whole: which processes it has, and what one tells the other.
 
     user ──► gateway ──► patient 1, patient 2 ──► their database
-                ├──────► reception ──► its database
-                ├──────► ward 1, ward 2 ──► theirs
-                └──────► finance 1, finance 2 ──► theirs
+                ├──────► reception ──► its database          ┐
+                ├──────► ward 1, ward 2 ──► theirs           ├── messages through the broker
+                └──────► finance 1, finance 2 ──► theirs     ┘
 
-Each is told where the registry is and where its own database is, and nothing of the others.
+Each is told where the registry, the broker and its own database are, and nothing of the others.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from examples.hospital.chaos import PATH
+from examples.hospital.messages.local_broker import LocalBroker, LocalBrokerError
 from examples.support.processes import Service, StartError
 from examples.support.system import System
 
@@ -26,6 +27,7 @@ LISTS: Final = {
     "ward": "/ward/entries",
     "finance": "/finance/invoices",
 }
+WITH_MESSAGES: Final = ("reception", "ward", "finance")
 _FOUND_WITHIN: Final = 20.0  # seconds; it takes one
 
 
@@ -37,11 +39,35 @@ class Options:
         folder: for the logs of all processes, and for the databases.
         registry_port: where the registry listens, or anywhere when that is taken.
         gateway_port: where the gateway listens; 0: anywhere.
+        broker: the address of a broker that runs already; None: a NATS server of its own.
     """
 
     folder: Path
     registry_port: int = 0
     gateway_port: int = 0
+    broker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many check-ins there are, and how many of them have got how far."""
+
+    check_ins: int
+    completed: int
+    entries: int
+    admitted: int
+    invoices: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that is to happen for a check-in has happened, once for each."""
+        return {self.completed, self.entries, self.admitted, self.invoices} == {self.check_ins}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.check_ins} check-ins, {self.entries} ward entries, {self.invoices} invoices,"
+            f" {self.completed} completed, {self.admitted} admitted"
+        )
 
 
 class HospitalSystem(System):
@@ -53,6 +79,7 @@ class HospitalSystem(System):
     Attributes:
         gateway: what a user speaks to.
         replicas: by service, those that should be running.
+        broker: the NATS server; None when another broker is used.
     """
 
     gateway: Service
@@ -62,16 +89,39 @@ class HospitalSystem(System):
         super().__init__(options.folder, registry_port=options.registry_port, numbered=several)
         self._folder = options.folder
         self._gateway_port = options.gateway_port
+        self._broker_url = options.broker
+        self.broker = None if options.broker else LocalBroker(options.folder / "nats")
         self.replicas: dict[str, list[Service]] = {}
 
     def start(self) -> None:
         """Start everything, and wait until a user of the gateway is answered by every replica."""
-        self.registry = self.registry_at_last(self.launch_registry())
+        registry = self.launch_registry()
+        if self.broker is not None:
+            self.start_broker(self.broker)
+        self.registry = self.registry_at_last(registry)
         self.gateway = self._launch_gateway(self._gateway_port)
         self.replicas = {name: [self._launch_replica(name) for _ in range(count)] for name, count in REPLICAS.items()}
         for process in (self.gateway, *self.all_replicas()):
             process.wait_for_address()
         self.wait_until_found()
+
+    def stop(self) -> None:
+        """Stop everything that was started; the broker last, as the others speak to it."""
+        super().stop()
+        if self.broker is not None:
+            self.broker.stop()
+
+    def start_broker(self, broker: LocalBroker) -> None:
+        """Start the NATS server, for the first time or again: it has what it had, at the same address.
+
+        Raises:
+            StartError: when it does not start.
+        """
+        try:
+            broker.start()
+        except LocalBrokerError as error:
+            raise StartError(f"the broker did not start: {error}") from error
+        self._broker_url = broker.url
 
     def wait_until_found(self) -> None:
         """Wait until the gateway has had an answer from every replica, and lately from no other.
@@ -132,12 +182,34 @@ class HospitalSystem(System):
         for replica in self.replicas[name]:
             self._http.post(f"{replica.address}{PATH}", json=wanted).raise_for_status()
 
+    def messages(self) -> dict[str, dict[str, int]]:
+        """What each replica has sent and taken, by its id."""
+        found = {}
+        for name in WITH_MESSAGES:
+            for replica in self.replicas[name]:
+                said = self.get(f"{replica.address}/messages")
+                found[id_of(replica.name)] = {word: value for word, value in said.items() if word != "served_by"}
+        return found
+
+    def done(self) -> Progress:
+        """How far the check-ins are, as the services' own lists say."""
+        lists = {name: self.get(f"{self.gateway.address}{path}") for name, path in LISTS.items() if name != "patient"}
+        return Progress(
+            check_ins=lists["reception"]["count"],
+            completed=lists["reception"]["states"].get("completed", 0),
+            entries=lists["ward"]["count"],
+            admitted=lists["ward"]["states"].get("admitted", 0),
+            invoices=lists["finance"]["count"],
+        )
+
     def database_url(self, name: str) -> str:
         """Where a service's data is."""
         return f"sqlite:///{self._folder / name}.db"
 
     def _launch_replica(self, name: str) -> Service:
         told = ["--registry", self.registry_url, "--database", self.database_url(name)]
+        if name in WITH_MESSAGES and self._broker_url:
+            told += ["--broker", self._broker_url]
         return self.launch(name, f"examples.hospital.{name}", "--id", id_of(self.next_name(name)), "--chaos", *told)
 
     def _launch_gateway(self, port: int) -> Service:

@@ -34,18 +34,24 @@ def hospital(running: Hospital) -> Iterator[Hospital]:
 )
 def test_both_replicas_answer_in_turn(hospital: Hospital, path: str, name: str) -> None:
     """The gateway finds both by the service's name; each says who it is."""
-    seen = [hospital.user.ask(path) for _ in range(8)]
     replicas = {id_of(replica.name) for replica in hospital.system.replicas[name]}
     assert len(replicas) == REPLICAS[name] == 2
-    assert {one.status for one in seen} == {200}
-    assert {one.served_by for one in seen} == {one.document["served_by"] for one in seen} == replicas
+
+    def both() -> bool:  # on a busy machine a first answer is slow, and costs its replica some
+        seen = [hospital.user.ask(path) for _ in range(8)]
+        assert {one.status for one in seen} == {200}
+        assert all(one.served_by == one.document["served_by"] for one in seen)
+        return {one.served_by for one in seen} == replicas
+
+    wait_until(both, timeout=20.0, what="both replicas answering")
 
 
 def test_both_patient_replicas_have_the_same_patients(hospital: Hospital) -> None:
     """What one has written the other one reads."""
     made = hospital.user.ask("/patient", "POST", json={"name": "Rosalind Franklin", "born": "1920-07-25"})
     assert made.status == 201
-    seen = [hospital.user.ask(f"/patient/{made.document['id']}") for _ in range(6)]
+    hospital.system.wait_until_found()
+    seen = [hospital.user.ask(f"/patient/{made.document['id']}") for _ in range(10)]
     assert {one.document["name"] for one in seen} == {"Rosalind Franklin"}
     assert len({one.served_by for one in seen}) == 2
 
@@ -81,6 +87,7 @@ def test_a_replica_that_is_killed_costs_no_user_an_answer(hospital: Hospital) ->
 
 def test_a_replica_that_hangs_is_left_alone(hospital: Hospital) -> None:
     """Its first requests are answered by the other one after a moment, and then it gets hardly any."""
+    hospital.system.wait_until_found()
     hangs = hospital.system.replicas["patient"][0]
     hangs.suspend()
     try:

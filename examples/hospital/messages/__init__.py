@@ -3,7 +3,7 @@
 from examples.hospital.messages.broker import Broker, BrokerAwayError, broker_of_url
 from examples.hospital.messages.counts import Counts, CountsSnapshot
 from examples.hospital.messages.delivery import DEAD_LETTERS, Handler, Redelivery
-from examples.hospital.messages.inbox import Inbox
+from examples.hospital.messages.inbox import Inbox, Work
 from examples.hospital.messages.message import Message
 from examples.hospital.messages.outbox import Outbox
 from examples.hospital.messages.relay import Relay
@@ -20,5 +20,6 @@ __all__ = [
     "Outbox",
     "Redelivery",
     "Relay",
+    "Work",
     "broker_of_url",
 ]
