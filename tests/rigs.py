@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from tests.consul_agent import ConsulAgent
 from tests.dnsmasq import Dnsmasq
 
 
@@ -36,6 +37,10 @@ class Rig:
 
     def spoil(self) -> str:
         """List one instance of `producer` that can not be read; returns words of the log's line about it."""
+        raise NotImplementedError
+
+    def entries(self) -> list[str]:
+        """The ids that the registry itself lists; of registries that can be written."""
         raise NotImplementedError
 
     def start(self) -> None:
@@ -188,3 +193,52 @@ class SrvRig(DnsRig):
     def kill(self) -> None:
         self._running = False
         super().kill()
+
+
+class ConsulRig(Rig):
+    """A real agent, which knows only what it is told while it runs."""
+
+    def __init__(self) -> None:
+        self.agent = ConsulAgent()
+        self.listed: list[tuple[str, str, int]] = []
+        self.url = f"consul://{self.agent.host}?wait=1&ttl=1.5"
+        self._up = False
+
+    def _register(self, service: str, host: str, port: int) -> None:
+        body = {"ID": f"{host}:{service}:{port}", "Name": service, "Address": host, "Port": port}
+        self.agent.ask("PUT", "/v1/agent/service/register", body)
+
+    def put(self, service: str, host: str, port: int) -> None:
+        self.listed.append((service, host, port))
+        if self._up:
+            self._register(service, host, port)
+
+    def drop(self, service: str, host: str, port: int) -> None:
+        self.listed.remove((service, host, port))
+        self.agent.ask("PUT", f"/v1/agent/service/deregister/{host}:{service}:{port}")
+
+    def spoil(self) -> str:
+        self._register("producer", "127.0.0.9", 0)
+        return "port must be from 1 to 65535, not 0"
+
+    def entries(self) -> list[str]:
+        return self.agent.ids()
+
+    def start(self) -> None:
+        self.agent.start()
+        self._up = True
+        for each in self.listed:
+            self._register(*each)
+
+    def kill(self) -> None:
+        self._up = False
+        self.agent.kill()
+
+    def hang(self) -> None:
+        self.agent.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.agent.signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        self.agent.kill()

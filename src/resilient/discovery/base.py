@@ -19,6 +19,7 @@ _PROVIDERS = {
     "eureka": ("resilient.discovery.eureka", "EurekaDiscovery"),
     "http": ("resilient.discovery.eureka", "EurekaDiscovery"),
     "https": ("resilient.discovery.eureka", "EurekaDiscovery"),
+    "consul": ("resilient.discovery.consul", "ConsulDiscovery"),
     "file": ("resilient.discovery.file", "FileDiscovery"),
     "dns": ("resilient.discovery.dns", "DnsDiscovery"),
     "srv": ("resilient.discovery.dns", "DnsDiscovery"),
@@ -78,7 +79,8 @@ class Discovery(Runs):
 
         Args:
             url: `eureka://user:pw@a:8761,b:8761/eureka?fetch_interval=30`, `http(s)://host:8761/eureka/` (Eureka too),
-                `dns://tasks.{service}:8080`, `srv://_{service}._tcp.example.org`, `file:///etc/services.json?poll=2` or
+                `consul://token@host:8500?dc=eu`, `dns://tasks.{service}:8080`,
+                `srv://_{service}._tcp.example.org`, `file:///etc/services.json?poll=2` or
                 `static://producer=a:1,b:2;other=c:3`; default: the environment's $RESILIENT_DISCOVERY.
 
         Raises:
