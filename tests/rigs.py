@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 
 from tests.consul_agent import ConsulAgent
 from tests.dnsmasq import Dnsmasq
+from tests.etcd_server import EtcdServer
 
 
 class Rig:
@@ -242,3 +243,54 @@ class ConsulRig(Rig):
 
     def close(self) -> None:
         self.agent.kill()
+
+
+class EtcdRig(Rig):
+    """A real etcd, which loses its data when it is killed."""
+
+    def __init__(self) -> None:
+        self.server = EtcdServer()
+        self.listed: list[tuple[str, str, int]] = []
+        self.url = f"etcd://{self.server.host}?ttl=2&watch=1"
+        self._up = False
+
+    def _key(self, service: str, host: str, port: int) -> str:
+        return f"/services/{service}/{host}:{service}:{port}"
+
+    def _register(self, service: str, host: str, port: int) -> None:
+        self.server.put(self._key(service, host, port), {"host": host, "port": port})
+
+    def put(self, service: str, host: str, port: int) -> None:
+        self.listed.append((service, host, port))
+        if self._up:
+            self._register(service, host, port)
+
+    def drop(self, service: str, host: str, port: int) -> None:
+        self.listed.remove((service, host, port))
+        self.server.delete(self._key(service, host, port))
+
+    def spoil(self) -> str:
+        self.server.put("/services/producer/bad", "no port")
+        return "'no port' is no host:port"
+
+    def entries(self) -> list[str]:
+        return sorted(key.rpartition("/")[2] for key in self.server.keys("/services/"))
+
+    def start(self) -> None:
+        self.server.start()
+        self._up = True
+        for each in self.listed:
+            self._register(*each)
+
+    def kill(self) -> None:
+        self._up = False
+        self.server.kill()
+
+    def hang(self) -> None:
+        self.server.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.server.signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        self.server.__exit__(None, None, None)

@@ -16,10 +16,10 @@ import pytest
 from resilient import listen
 from resilient.discovery import Registered, RegistrationLost, RegistrationRegained, Registry
 from resilient.events import Event
-from tests.rigs import ConsulRig, Rig
+from tests.rigs import ConsulRig, EtcdRig, Rig
 from tests.waiting import wait_until
 
-KINDS: list[type[Rig]] = [ConsulRig]
+KINDS: list[type[Rig]] = [ConsulRig, EtcdRig]
 ROOT = Path(__file__).parents[2]
 
 

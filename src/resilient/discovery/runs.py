@@ -128,6 +128,7 @@ class TaskRun:
                 lane.task = self._loop.create_task(
                     lane.run_on(), name=self._refresh.name, context=contextvars.Context()
                 )
+                lane.task.add_done_callback(_heard)
         for lane in (self._lane, *self._lanes.values()):
             lane.event.set()
 
@@ -170,6 +171,12 @@ class TaskRun:
             return asyncio.get_running_loop() is self._loop
         except RuntimeError:
             return False
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    """What ends a lane, as `sys.exit()` in a listener does, ends the loop too, and is told there."""
+    if not task.cancelled():
+        task.exception()
 
 
 class _Lane:

@@ -64,6 +64,7 @@ class Servers:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         purpose: str = "",
+        stream: bool = False,
     ) -> Exchange[Answer]:
         """Ask one server after the other until one's answer stands; the last answer when none does.
 
@@ -76,10 +77,11 @@ class Servers:
             headers: sent beside those of every request.
             timeout: seconds for each attempt; default: the registry's.
             purpose: what is told apart when one question fails while others are answered; default: reading, writing.
+            stream: whether the answer's head is enough, and its lines are asked for one by one.
         """
         answer, why = Answer(), "no server"
         for server in self.order()[:_ATTEMPTS]:
-            answer = yield Send(server, method, path, timeout or self.timeout, body, read, headers or {})
+            answer = yield Send(server, method, path, timeout or self.timeout, body, read, headers or {}, stream)
             self.local = answer.local or self.local
             why = accept(answer)
             if not why or answer.refused:  # other servers have the same users: not an outage
