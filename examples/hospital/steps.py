@@ -21,6 +21,7 @@ from examples.hospital.steps_patient import (
     replicas_share_the_load,
     the_registry_is_killed,
 )
+from examples.hospital.steps_scaling import a_new_version_is_rolled_out, an_alert_adds_a_replica
 
 STEPS = (
     replicas_share_the_load,
@@ -37,5 +38,7 @@ STEPS = (
     the_registry_is_killed,
     the_broker_is_killed,
     everything_is_killed,
+    an_alert_adds_a_replica,
+    a_new_version_is_rolled_out,
     the_account,
 )

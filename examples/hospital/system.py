@@ -79,6 +79,7 @@ class HospitalSystem(System):
     Attributes:
         gateway: what a user speaks to.
         replicas: by service, those that should be running.
+        folder: with the logs and the databases.
         broker: the NATS server; None when another broker is used.
     """
 
@@ -87,7 +88,7 @@ class HospitalSystem(System):
     def __init__(self, options: Options) -> None:
         several = [name for name, count in REPLICAS.items() if count > 1]
         super().__init__(options.folder, registry_port=options.registry_port, numbered=several)
-        self._folder = options.folder
+        self.folder = options.folder
         self._gateway_port = options.gateway_port
         self._broker_url = options.broker
         self.broker = None if options.broker else LocalBroker(options.folder / "nats")
@@ -168,6 +169,28 @@ class HospitalSystem(System):
         self.replicas[name].remove(gone)
         return self.add_replica(name)
 
+    def adopt(self, name: str, replicas: list[Service]) -> None:
+        """These are the replicas of a service from now on, whoever has started them; `stop` ends them, too."""
+        self.replicas[name] = replicas
+        self._started += [replica for replica in replicas if replica not in self._started]
+
+    def start_autoscaler(self) -> Service:
+        """Start who adds up to two patient replicas while an alert fires, and takes them away after four seconds."""
+        limits = ["--min", "0", "--max", "2", "--cooldown", "2", "--quiet", "4", "--linger", "0.5"]
+        told = ["--registry", self.registry_url, "--logs", str(self.folder)]
+        patient = ["--registry", self.registry_url, "--database", self.database_url("patient"), "--id", "{id}"]
+        module = "examples.hospital.scaling"
+        autoscaler = self.launch("autoscaler", module, *limits, *told, "--", "examples.hospital.patient", *patient)
+        autoscaler.wait_for_address()
+        return autoscaler
+
+    def start_prometheus(self, receiver: Service) -> Service:
+        """Start a Prometheus that watches every replica, and tells `receiver` its alerts."""
+        told = ["--registry", self.registry.address, "--alerts", receiver.address.removeprefix("http://")]
+        prometheus = self.launch("prometheus", "examples.hospital.monitoring.prometheus", *told)
+        prometheus.wait_for_address()
+        return prometheus
+
     def restart_gateway(self) -> None:
         """Start a gateway at the address that everybody knows."""
         self.gateway = self._launch_gateway(int(self.gateway.address.rpartition(":")[2]))
@@ -204,7 +227,7 @@ class HospitalSystem(System):
 
     def database_url(self, name: str) -> str:
         """Where a service's data is."""
-        return f"sqlite:///{self._folder / name}.db"
+        return f"sqlite:///{self.folder / name}.db"
 
     def _launch_replica(self, name: str) -> Service:
         told = ["--registry", self.registry_url, "--database", self.database_url(name)]
