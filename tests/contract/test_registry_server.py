@@ -319,13 +319,13 @@ def test_the_page_shows_who_is_there(port: int) -> None:
     assert ask(port, "PUT", "/eureka/apps/PRODUCER/p-2/status?value=DOWN").status == 200
     text = page(port)
     assert "1 service, 2 instances, 1 up" in text
-    assert re.search(r"<h2>PRODUCER <span>2 instances</span></h2>", text)
+    assert re.search(r"<h2>PRODUCER <span>2 instances, 1 up</span></h2>", text)
     assert '<a href="http://h:8080/" rel="noopener noreferrer">h:8080</a>' in text
-    assert '<span class="status up">up</span>' in text
-    assert '<span class="status down">down</span>' in text
-    assert '<td data-label="Zone">z1</td>' in text
-    assert "0 s ago, lease 3 min 20 s" in text
-    assert "0 s ago, lease 90 s" in text
+    assert '<span class="status up"><span aria-hidden="true">●</span> up</span>' in text
+    assert '<span class="status down"><span aria-hidden="true">✕</span> down</span>' in text
+    assert '<td data-label="Zone"><span>z1</span></td>' in text
+    assert "0 s ago of 3 min 20 s" in text
+    assert "0 s ago of 90 s" in text
     assert text.count("by override") == 1
     assert "not yet up" in text
 

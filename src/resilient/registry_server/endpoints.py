@@ -17,15 +17,18 @@ from starlette.types import Scope
 
 from resilient.clock import Clock, wall_ms
 from resilient.registry_server import encoding
-from resilient.registry_server.answers import document, done, listing, one, refusal, service, wants_json
+from resilient.registry_server.answers import Document, document, done, listing, one, refusal, service, wants_json
 from resilient.registry_server.bodies import PACKINGS, READERS, kind_of, packing_of, read_body
 from resilient.registry_server.decoding import RegistrationError, TooLargeError, UnreadableError
-from resilient.registry_server.page import SECURITY_HEADERS, status_page
+from resilient.registry_server.page import status_page
+from resilient.registry_server.page_assets import SECURITY_HEADERS
 from resilient.registry_server.record import STATUSES, Lease
 from resilient.registry_server.server_status import server_status
 from resilient.registry_server.store import RegistryStore
 
 logger = logging.getLogger("resilient")
+
+_MAX_QUERY = 200  # letters to look for on the page
 
 Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
 
@@ -144,9 +147,15 @@ class Endpoints:
         text = server_status(self._uptime, (host, port or 0), wall_ms(), as_json=wants_json(request))
         return document(request, text)
 
-    def _page(self, _: Request) -> Response:
-        page = status_page(self._store.all(), age=self._store.age, uptime=self._uptime)
-        return Response(page, headers=SECURITY_HEADERS, media_type="text/html")
+    def _page(self, request: Request) -> Response:
+        page = status_page(
+            self._store.all(),
+            age=self._store.age,
+            uptime=self._uptime,
+            query=request.query_params.get("q", "").strip()[:_MAX_QUERY],
+            protected=self._store.protected,
+        )
+        return Document(page, headers=SECURITY_HEADERS, media_type="text/html")
 
     @property
     def _uptime(self) -> float:

@@ -6,160 +6,174 @@ policy allows no script or style but its own.
 
 from __future__ import annotations
 
-import base64
-import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
 from urllib.parse import urlsplit
 
+from resilient.registry_server.page_assets import SCRIPT, STYLE
 from resilient.registry_server.record import Lease, Record
 
 MAX_ROWS = 1_000  # a browser reads no more every two seconds
 
-_STYLE = """
-:root { color-scheme: light dark; --bg: #f6f7f9; --card: #fff; --ink: #1b1f24; --dim: #5b6470; --line: #e3e6ea;
-  --link: #0b5cad; --up: #12703a; --up-bg: #dcf5e5; --off: #8a4b00; --off-bg: #fdeed6; --down: #a8201a;
-  --down-bg: #fde3e1; }
-@media (prefers-color-scheme: dark) { :root { --bg: #14171b; --card: #1d2127; --ink: #e8eaed; --dim: #9aa4b0;
-  --line: #2e343c; --link: #7db8f5; --up: #7fdca3; --up-bg: #14372a; --off: #f2bd70; --off-bg: #3d2c10; --down: #ff9d96;
-  --down-bg: #46201e; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--bg); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main, header { max-width: 68rem; margin: 0 auto; padding: 0 1rem; }
-header { padding-top: 1.5rem; display: flex; flex-wrap: wrap; gap: .25rem 1rem; align-items: baseline; }
-h1 { font-size: 1.4rem; margin: 0; }
-h2 { font-size: 1.05rem; margin: 0; overflow-wrap: anywhere; }
-p { margin: 0; }
-.dim, th, dt { color: var(--dim); }
-#lost { color: var(--down); font-weight: 600; width: 100%; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; margin: 1rem 0; }
-section > h2, section > p { padding: .8rem 1rem; }
-section > h2 { display: flex; justify-content: space-between; gap: 1rem; }
-section > h2 span { font-weight: 400; color: var(--dim); white-space: nowrap; }
-table { width: 100%; border-collapse: collapse; table-layout: fixed; font-size: .95rem; }
-th:nth-child(1) { width: 25%; } th:nth-child(2) { width: 15%; } th:nth-child(3) { width: 18%; }
-th:nth-child(4) { width: 11%; } th:nth-child(5) { width: 20%; }
-th { text-align: left; font-weight: 500; font-size: .8rem; }
-th, td { padding: .45rem 1rem; border-top: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
-a { color: var(--link); }
-code { font-size: .92em; }
-.status { display: inline-block; padding: 0 .55rem; border-radius: 1rem; font-size: .8rem; font-weight: 600;
-  white-space: nowrap; background: var(--off-bg); color: var(--off); }
-.status.up { background: var(--up-bg); color: var(--up); }
-.status.down { background: var(--down-bg); color: var(--down); }
-meter { width: 100%; height: .5rem; }
-@media (max-width: 44rem) {
-  thead { display: none; }
-  table, tbody, tr, td { display: block; }
-  tr { border-top: 1px solid var(--line); padding: .5rem 0; }
-  td { border: 0; padding: .1rem 1rem; width: auto; display: grid; grid-template-columns: 6.5rem 1fr; gap: .5rem; }
-  td::before { content: attr(data-label); color: var(--dim); font-size: .8rem; padding-top: .15rem; }
-}
-"""
-_SCRIPT = """
-setInterval(async () => {
-  if (document.hidden) return;
-  const lost = document.getElementById("lost");
-  try {
-    const answer = await fetch(location.href, {cache: "no-store", signal: AbortSignal.timeout(5000)});
-    if (!answer.ok) throw new Error(answer.status);
-    const next = new DOMParser().parseFromString(await answer.text(), "text/html");
-    for (const id of ["summary", "services"])
-      document.getElementById(id).replaceWith(next.getElementById(id));
-    document.title = next.title;
-    lost.hidden = true;
-  } catch {
-    if (lost.hidden) lost.textContent = "The registry does not answer. This is what it knew at "
-      + new Date().toLocaleTimeString() + ".";
-    lost.hidden = false;
-  }
-}, 2000);
-"""
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        f"default-src 'none'; connect-src 'self'; img-src data:; style-src 'sha256-{_digest(_STYLE)}'; "
-        f"script-src 'sha256-{_digest(_SCRIPT)}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
-
-def status_page(leases: Sequence[Lease], *, age: Callable[[Lease], float], uptime: float) -> str:
-    """The page.
-
-    Args:
-        leases: what is registered.
-        age: seconds since a lease was renewed.
-        uptime: seconds since the registry started.
-    """
-    services: dict[str, list[Lease]] = {}
-    for lease in sorted(leases, key=lambda lease: (lease.record.app, lease.record.id))[:MAX_ROWS]:
-        services.setdefault(lease.record.app, []).append(lease)
-    cards = "".join(_service(name, members, age) for name, members in services.items())
-    if len(leases) > MAX_ROWS:
-        cards += f"<section><p>… and {len(leases) - MAX_ROWS:,} more instances, listed at /eureka/apps.</p></section>"
-    up = sum(lease.record.status == "UP" for lease in leases)
-    names = len({lease.record.app for lease in leases})
-    summary = f"{_count(names, 'service')}, {_count(len(leases), 'instance')}, {up:,} up · running for {_span(uptime)}"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        '<noscript><meta http-equiv="refresh" content="2"></noscript>'
-        f"<title>Registry: {up:,} of {len(leases):,} up</title><style>{_STYLE}</style></head><body>"
-        f'<header><h1>Service registry</h1><p class="dim" id="summary">{summary}</p>'
-        '<p id="lost" role="alert" hidden></p></header>'
-        f'<main id="services">{cards or _EMPTY}</main><script>{_SCRIPT}</script></body></html>\n'
-    )
-
+# A shape beside the colour: not everybody tells green from red.
+_MARKS = {"UP": "●", "DOWN": "✕", "STARTING": "◔", "OUT_OF_SERVICE": "‖", "UNKNOWN": "?"}
+_CLASSES = {"UP": " up", "DOWN": " down"}
+_LATE = 0.7  # of its lease: two heartbeats of three are missing
 
 _EMPTY = """<section><h2>Nobody is registered yet</h2>
 <p>Start a service that registers here, and it appears within two seconds. The registry keeps everything in memory:
 after a restart services come back by themselves with their next heartbeat.</p></section>"""
-
 _HEAD = (
     "<thead><tr><th>Instance</th><th>Status</th><th>Address</th><th>Zone</th><th>Last renewal</th><th>Up for</th></tr>"
     "</thead>"
 )
 
 
+def status_page(
+    leases: Sequence[Lease], *, age: Callable[[Lease], float], uptime: float, query: str = "", protected: int = 0
+) -> str:
+    """The page.
+
+    Args:
+        leases: what is registered.
+        age: seconds since a lease was renewed.
+        uptime: seconds since the registry started.
+        query: words that an instance must all have somewhere, else it is not shown.
+        protected: how many instances self-preservation keeps.
+    """
+    words = query.lower().split()
+    shown = [lease for lease in leases if not words or _has(lease.record, words)]
+    services: dict[str, list[Lease]] = {}
+    for lease in sorted(shown, key=lambda lease: (lease.record.app, lease.record.id))[:MAX_ROWS]:
+        services.setdefault(lease.record.app, []).append(lease)
+    cards = "".join(_service(name, members, age) for name, members in services.items())
+    if len(shown) > MAX_ROWS:
+        cards += (
+            f'<section data-key="more"><p>… and {len(shown) - MAX_ROWS:,} more instances: filter them, or read all '
+            "of them at /eureka/apps.</p></section>"
+        )
+    if not cards:
+        cards = _nothing(query) if leases else _EMPTY
+    up = sum(lease.record.status == "UP" for lease in leases)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        '<noscript><meta http-equiv="refresh" content="2"></noscript>'
+        f"<title>Registry: {up:,} of {len(leases):,} up</title><style>{STYLE}</style></head><body>"
+        f'<header><h1>Service registry</h1><p class="dim" id="summary">{_summary(leases, uptime)}</p>'
+        '<form role="search"><label for="q">Filter</label>'
+        f'<input id="q" name="q" type="search" value="{escape(query)}" '
+        'placeholder="name, status, zone, metadata" autocomplete="off">'
+        "</form>"
+        f'<p id="protected" class="alert"{"" if protected else " hidden"}>{_protected(protected)}</p>'
+        '<p id="lost" class="alert" role="alert" hidden></p></header>'
+        f'<main id="services">{cards}</main><script>{SCRIPT}</script></body></html>\n'
+    )
+
+
+def _has(record: Record, words: Sequence[str]) -> bool:
+    said = (
+        record.app,
+        record.id,
+        record.host,
+        record.ip,
+        _status_words(record.status),
+        _zone(record),
+        record.vip or "",
+        *(f"{key}={value}" for key, value in record.metadata.items()),
+    )
+    text = "\n".join(said).lower()
+    return all(word in text for word in words)
+
+
+def _summary(leases: Sequence[Lease], uptime: float) -> str:
+    names = len({lease.record.app for lease in leases})
+    counts = Counter(lease.record.status for lease in leases)
+    told = ", ".join(f"{counts[name]:,} {_status_words(name)}" for name in ("UP", *sorted(counts.keys() - {"UP"})))
+    totals = f"{_count(names, 'service')}, {_count(len(leases), 'instance')}"
+    return f"{totals}, {told} · running for {_span(uptime)}"
+
+
+def _protected(number: int) -> str:
+    if not number:
+        return ""
+    verb = "has" if number == 1 else "have"
+    return f"Self-preservation: {_count(number, 'instance')} {verb} not renewed in time and stay listed."
+
+
+def _nothing(query: str) -> str:
+    return (
+        f"<section><h2>Nobody has “{escape(query)}”</h2><p>Every word must be somewhere in an instance.</p></section>"
+    )
+
+
 def _service(name: str, leases: Sequence[Lease], age: Callable[[Lease], float]) -> str:
     rows = "".join(_row(lease, age(lease)) for lease in leases)
-    heading = f"<h2>{escape(name)} <span>{_count(len(leases), 'instance')}</span></h2>"
-    return f"<section>{heading}<table>{_HEAD}<tbody>{rows}</tbody></table></section>"
+    up = sum(lease.record.status == "UP" for lease in leases)
+    count = _count(len(leases), "instance") + ("" if up == len(leases) else f", {up:,} up")
+    heading = f"<h2>{escape(name)} <span>{count}</span></h2>"
+    return f'<section data-key="service {escape(name)}">{heading}<table>{_HEAD}<tbody>{rows}</tbody></table></section>'
 
 
 def _row(lease: Lease, age: float) -> str:
     record = lease.record
-    mark = {"UP": " up", "DOWN": " down"}.get(record.status, "")
-    status = f'<span class="status{mark}">{escape(record.status.replace("_", " ").lower())}</span>'
-    if record.overridden != "UNKNOWN":
-        status += ' <span class="dim">by override</span>'
-    late = f'<meter max="{record.duration}" high="{record.duration * 0.7:g}" optimum="0" value="{age:.1f}"></meter>'
     cells = {
-        "Instance": f"<code>{escape(record.id)}</code>",
-        "Status": f"<span>{status}</span>",
-        "Address": _address(record),
-        "Zone": escape(_zone(record)) or '<span class="dim">none</span>',
-        "Last renewal": f"<span>{_span(age)} ago, lease {_span(record.duration)}<br>{late}</span>",
+        "Instance": f"<div><code>{escape(record.id)}</code>{_metadata(record)}</div>",
+        "Status": f"<span>{_status(record)}</span>",
+        "Address": f"<div>{_address(record)}{_links(record)}</div>",
+        "Zone": f"<span>{escape(_zone(record))}</span>" if _zone(record) else '<span class="dim">none</span>',
+        "Last renewal": _renewal(record, age),
         "Up for": _span((lease.renewed_ms - record.up_ms) / 1000 + age) if record.up_ms else "not yet up",
     }
-    return "<tr>" + "".join(f'<td data-label="{label}">{cell}</td>' for label, cell in cells.items()) + "</tr>"
+    written = "".join(f'<td data-label="{label}">{cell}</td>' for label, cell in cells.items())
+    return f'<tr data-key="{escape(record.id)}">{written}</tr>'
+
+
+def _status(record: Record) -> str:
+    words, mark = _status_words(record.status), _MARKS.get(record.status, "?")
+    pill = (
+        f'<span class="status{_CLASSES.get(record.status, "")}"><span aria-hidden="true">{mark}</span> {words}</span>'
+    )
+    return pill if record.overridden == "UNKNOWN" else f'{pill} <span class="dim">by override</span>'
+
+
+def _status_words(status: str) -> str:
+    return status.replace("_", " ").lower()
+
+
+def _renewal(record: Record, age: float) -> str:
+    late = age > _LATE * record.duration
+    words = f"{_span(age)} ago of {_span(record.duration)}"
+    said = f'<span class="late">{words}: late</span>' if late else words
+    kind = ' class="over"' if late else ""
+    bar = f'<progress{kind} max="{record.duration}" value="{min(age, record.duration):.1f}" '
+    return f'<div>{said}{bar}aria-label="share of its lease that has passed"></progress></div>'
+
+
+def _metadata(record: Record) -> str:
+    pairs = [(key, value) for key, value in sorted(record.metadata.items()) if key != "zone"]
+    if not pairs:
+        return ""
+    listed = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in pairs)
+    return f"<details><summary>metadata ({len(pairs)})</summary><dl>{listed}</dl></details>"
 
 
 def _address(record: Record) -> str:
     port = record.secure_port if record.secure_port.enabled and not record.port.enabled else record.port
-    text = escape(f"{record.host}:{port.number}")
-    if not _is_web(record.home_page):
-        return f"<span>{text}</span>"
-    return f'<a href="{escape(record.home_page or "")}" rel="noopener noreferrer">{text}</a>'
+    host = f"[{record.host}]" if ":" in record.host else record.host
+    return _link(record.home_page, f"{host}:{port.number}") or f"<span>{escape(f'{host}:{port.number}')}</span>"
+
+
+def _links(record: Record) -> str:
+    links = _link(record.status_page, "status") + _link(record.health_check or record.secure_health_check, "health")
+    return f'<span class="links">{links}</span>' if links else ""
+
+
+def _link(url: str | None, text: str) -> str:
+    if not _is_web(url):
+        return ""
+    return f'<a href="{escape(url or "")}" rel="noopener noreferrer">{escape(text)}</a>'
 
 
 def _is_web(url: str | None) -> bool:
