@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
@@ -21,6 +23,7 @@ T = TypeVar("T")
 
 _CLOSE_TIMEOUT = 4.0  # seconds for the handlers that run; what they do not finish comes again, to another member
 _AGAIN = 0.5  # seconds between two tries to consume
+_TELL_AGAIN = 60.0  # seconds between two warnings about that
 
 
 class BrokerAwayError(ConnectionError):
@@ -106,17 +109,17 @@ class Broker(ABC):
         """Close what `_connect` opened."""
 
     async def _consume_for_ever(self, topic: str, group: str, desk: Desk) -> None:
-        troubled = False
+        told = -math.inf
         while not self._closing.is_set():
             try:
                 await self._consume(topic, group, desk)
-                troubled = False
             except Exception as error:
-                level = logging.DEBUG if troubled else logging.WARNING  # once for each trouble
+                level = logging.DEBUG if time.monotonic() - told < _TELL_AGAIN else logging.WARNING
                 logger.log(
                     level, "%s takes no %s now, trying again (%s: %s)", group, topic, type(error).__name__, error
                 )
-                troubled = True
+                if level == logging.WARNING:
+                    told = time.monotonic()
                 await unless_set(self._closing, _AGAIN)
 
     async def _bury(self, letter: dict[str, Any], message_id: str) -> None:
