@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from examples.hospital.messages import broker_of_url
+from examples.hospital.messages.nats_broker import NatsBroker
 from examples.hospital.monitoring.configuration import ALERTS, configuration
 from examples.hospital.service import DRAIN
 from resilient.discovery import Registry
@@ -58,6 +60,15 @@ def test_it_is_the_system_of_the_seed() -> None:
         }
     assert "nats" in services
     assert "registry" in services
+
+
+@pytest.mark.parametrize("name", ["reception", "ward", "finance"])
+def test_who_sends_messages_is_told_where_the_broker_is(name: str) -> None:
+    """It is a service of the stack, on a network that both are in."""
+    broker = broker_of_url(option(name, "--broker"))
+    assert isinstance(broker, NatsBroker)
+    host = option(name, "--broker").removeprefix("nats://").partition(":")[0]
+    assert set(services[host]["networks"]) & set(services[name]["networks"])
 
 
 @pytest.mark.parametrize("name", services)
