@@ -126,9 +126,10 @@ def test_a_url_that_is_wrong_is_a_finding(url: str) -> None:
     assert about(found, "registry")[0]["verdict"] == "wrong"
 
 
-def test_an_unreachable_registry_is_a_finding() -> None:
-    """What happened, and what to look at."""
-    status, found = findings(f"eureka://127.0.0.1:{free_port()}", "--timeout", "1")
+@pytest.mark.parametrize("scheme", ["eureka", "consul"])
+def test_an_unreachable_registry_is_a_finding(scheme: str) -> None:
+    """What happened, and what to look at; one that is asked by name is asked for somebody."""
+    status, found = findings(f"{scheme}://127.0.0.1:{free_port()}", "--timeout", "2")
     assert status == 1
     assert "does not answer" in about(found, "registry")[0]["sentence"]
     assert about(found, "registry")[0]["remedy"]

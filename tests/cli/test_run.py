@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from resilient.registry_server import RegistryServer
@@ -307,14 +308,13 @@ def test_it_is_a_good_first_process_of_a_container(registry: RegistryServer) -> 
     program = [sys.executable, "-u", "-c", orphans, str(port), "4"]
     with Started(*line, *ours, "--registry", registry.url, "--drain", "0", "--", *program, whole=True) as run:
         run.says("is registered")
-        first = int(subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(run.pid)], text=True))
+        (first,) = psutil.Process(run.pid).children()
 
-        def zombies() -> list[str]:
-            states = subprocess.check_output(["ps", "-o", "stat=", "--ppid", str(first)], text=True).split()
-            return [state for state in states if state.startswith("Z")]
+        def zombies() -> list[psutil.Process]:
+            return [child for child in first.children() if child.status() == psutil.STATUS_ZOMBIE]
 
-        wait_until(lambda: not zombies(), what="the end of the orphans")
-        os.kill(first, signal.SIGTERM)
+        wait_until(lambda: len(first.children()) == 1 and not zombies(), what="the end of the orphans")
+        first.send_signal(signal.SIGTERM)
         assert run.ends() == 4
         assert not listed(registry)
         assert "heard SIGTERM" in run.out()

@@ -89,6 +89,13 @@ def test_a_registry_that_does_not_answer_is_one_sentence() -> None:
     assert "secret" not in done.stderr
 
 
+def test_a_registry_that_is_asked_by_name_says_so() -> None:
+    """Instead of listing nothing."""
+    done = command("services", "dns://{service}:8080", "--timeout", "0.2")
+    assert done.returncode == 1
+    assert "lists nothing by itself: name what to ask for with --service" in done.stderr
+
+
 def test_wrong_credentials_are_told_from_an_outage() -> None:
     """The sentence has the 401."""
     with RegistryServer(auth=("ops", "right")) as server:

@@ -9,7 +9,7 @@ import os
 from resilient.errors import ConfigError
 
 URL_HELP = (
-    "where the registry is: eureka://host:8761, http(s)://host/eureka, file:///services.json, static://name=host:port; "
+    "where the registry is: eureka://host:8761, http(s)://host/eureka, consul://host, file:///services.json and more; "
     "default $RESILIENT_DISCOVERY"
 )
 
@@ -33,7 +33,7 @@ def add_services(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=str.lower,
-        help="only this service; may be repeated. DNS is asked by name, so there it is needed",
+        help="only this service; may be repeated. DNS and Consul are asked by name, so there it is needed",
     )
 
 

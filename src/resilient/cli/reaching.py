@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 from resilient.cli import looking
 from resilient.cli.findings import Finding, Verdict
 from resilient.discovery import Discovery
+from resilient.discovery.following import FollowingDiscovery
 from resilient.errors import ConfigError
 
+_NOBODY = "resilient-doctor"  # a service that nobody offers
 _SKEW = 5.0  # seconds between two machines' clocks that are worth a word
 
 
@@ -22,25 +24,24 @@ def examine_registry(url: str, timeout: float) -> Iterator[Finding]:
     except (ConfigError, ImportError) as error:
         yield Finding("registry", Verdict.WRONG, str(error))
         return
+    named = (_NOBODY,) if isinstance(discovery, FollowingDiscovery) else ()  # one that is asked by name is asked so
     begun = time.monotonic()
     with discovery:
-        there = looking.wait_for_answer(discovery, (), timeout)
+        there = looking.wait_for_answer(discovery, named, timeout)
         took = time.monotonic() - begun
         name = discovery._name
         if there:
             found = looking.known(discovery, ())
             count = sum(map(len, found.values()))
-            said = f"{name} answered in {took * 1000:.0f} ms: {count} usable instances of {len(found)} services"
-            yield Finding("registry", Verdict.GOOD, said)
-        elif discovery._trouble():
+            there_are = "it is asked by name" if named else f"{count} usable instances of {len(found)} services"
+            yield Finding("registry", Verdict.GOOD, f"{name} answered in {took * 1000:.0f} ms: {there_are}")
+        else:
             yield Finding(
                 "registry",
                 Verdict.WRONG,
-                looking.why_not(discovery, (), timeout),
+                looking.why_not(discovery, named, timeout),
                 "is it running, is the port right, does a firewall or a proxy stand between?",
             )
-        else:
-            yield Finding("registry", Verdict.NOTE, f"{looking.why_not(discovery, (), timeout)} (resilient services)")
     if there:
         yield from _skew(name, timeout)
 
