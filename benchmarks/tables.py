@@ -9,6 +9,7 @@ from benchmarks import (
     balancing,
     crowds,
     footprint,
+    isolation,
     measure,
     policies,
     registry_server,
@@ -51,6 +52,7 @@ def tables() -> list[Table]:
         Table(transport.TITLE, transport.show),
         Table(transport.ASYNC_TITLE, transport.show_async),
         Table(registry_server.TITLE, registry_server.show),
+        Table(isolation.TITLE, isolation.show),
     ]
 
 
