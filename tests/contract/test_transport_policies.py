@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,7 @@ from resilient import (
     Timeout,
     listen,
 )
+from resilient.balancing import RoundRobin
 from resilient.config import configure
 from resilient.discovery import Instance
 from resilient.policies.bulkhead import Bulkhead
@@ -30,8 +32,8 @@ from resilient.policies.rate_limiter import RateLimiter
 from resilient.policies.retry import Retry
 from resilient.policies.retry_report import RetryBudgetExhausted, RetryScheduled
 from resilient.testing import VirtualClock
-from resilient.transport import ResilientTransport
-from tests.colours import Chunks, Colour, colours, name, opened, status_of
+from resilient.transport import AsyncResilientTransport, ResilientTransport
+from tests.colours import Chunks, Colour, Wire, colours, name, opened, status_of
 from tests.listed import Listed, instance, instances
 
 colour = colours(opened)
@@ -383,4 +385,29 @@ def test_32_an_answer_that_is_thrown_away_holds_no_place(colour: Colour) -> None
         status_of(a=503, b=200), Listed(*instances("ab")), policies=lambda _key: Pipeline(Retry(wait=0.0), gate)
     )
     assert colour.get("http://producer/").status_code == 200
+    assert gate.snapshot().in_flight == 0
+
+
+async def test_32_the_loser_of_a_hedge_holds_no_place() -> None:
+    """The answer that is kept holds its own place until its body ends, not that of the call that was given up."""
+    gate, never = Bulkhead(2), asyncio.Event()
+
+    class Slow(Wire):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if self.instance is not None and self.instance.id == "a":
+                await never.wait()
+            return httpx.Response(200, stream=Chunks(b"fine"))
+
+    transport = AsyncResilientTransport(
+        Listed(*instances("ab")),
+        policies=lambda _key: Pipeline(Hedge(delay=0.01, name="places"), gate),
+        strategy=lambda: RoundRobin(rng=lambda: 0.0),
+        transport=lambda found: Slow(name, found),
+    )
+    async with (
+        httpx.AsyncClient(transport=transport) as client,
+        client.stream("GET", "http://producer/") as answer,
+    ):
+        assert answer.extensions["resilient"]["instance"].id == "b"
+        assert gate.snapshot().in_flight == 1
     assert gate.snapshot().in_flight == 0

@@ -7,9 +7,11 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Coroutine
+from contextvars import copy_context
 from typing import Any, TypeAlias
 
 from resilient.clock import Clock
+from resilient.places import collected
 
 logger = logging.getLogger("resilient")
 
@@ -33,8 +35,11 @@ class Race:
 
     def start(self, call: Coroutine[Any, Any, Any]) -> None:
         """Run one more call, in a copy of the context."""
+        context = copy_context()
+        if (shared := collected.get()) is not None:  # its answer keeps its own places, not those of the other calls
+            context.run(collected.set, shared.copy())
         began = self._clock.monotonic()  # before: an eager task factory runs it at once
-        leg = self._loop.create_task(call)
+        leg = self._loop.create_task(call, context=context)
         self.started[leg] = began
         leg.add_done_callback(self._on_end)
 

@@ -108,7 +108,7 @@ class Call:
         """Hold the places of this call's policies until the body ends: a response is not over at its headers."""
         if not self.plan.holds:
             return ()
-        mine = places.held.places[self.held_before :] if self.collected is None else self.collected
+        mine = places.held.places[self.held_before :] if self.collected is None else places.collected.get() or ()
         return tuple(place for place in mine if place.retain())
 
     def leaving(self, error: BaseException, exchange: Exchange) -> BaseException:
