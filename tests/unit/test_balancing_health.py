@@ -236,6 +236,16 @@ def test_a_latency_stays_between_its_samples(samples: list[tuple[float, float]],
     assert latencies.FLOOR <= latencies.guard_of(host, now, median) <= 1.0
 
 
+@pytest.mark.parametrize(("later", "share"), [(0.02, 1.0), (0.2, 0.1)])
+def test_one_cold_first_answer_costs_a_host_no_turns(clock: VirtualClock, later: float, share: float) -> None:
+    """Of its first two the quicker counts, and not before there are two; a host that stays slow shows it then."""
+    host, now = Host(instance("a"), 0.0), clock.monotonic
+    latencies.sample(host, 1.0, now())
+    assert latencies.guard_of(host, now(), 0.02) == 1.0
+    latencies.sample(host, later, now())
+    assert latencies.guard_of(host, now(), 0.02) == pytest.approx(share)
+
+
 def test_a_total_outage_does_not_grow_without_bound(clock: VirtualClock) -> None:
     """Everybody fails for an hour: latencies stay finite, and shares are equal."""
     chosen = balancer(fleet(5), clock, outliers=None)

@@ -1,6 +1,7 @@
 """How slow an instance is beside its peers, and what that makes of its share.
 
-A latency is a mean that forgets: each sample counts 1 - e^(-gap/5 s), between 1 and 20 per cent. What a host is slower
+A latency is a mean that forgets: each sample counts 1 - e^(-gap/5 s), between 1 and 20 per cent. The first one counts
+only when it is quicker than the second. What a host is slower
 than the median fades while nobody asks it, so it is asked again. A weight only ever goes down: a host that looks fast
 gets no more than its turn, else one that fails fast would attract everybody.
 """
@@ -15,6 +16,7 @@ from resilient.balancing.hosts import Host
 MEMORY = 5.0  # seconds
 LEAST_PART, MOST_PART = 0.01, 0.2  # of a new sample: no burst of calls and no single call decides alone
 _OFTEN, _SELDOM = -MEMORY * math.log1p(-LEAST_PART), -MEMORY * math.log1p(-MOST_PART)  # gaps at which those hold
+FEW = 2  # samples before which a host loses no turns; of these the smaller counts
 FADING = 10.0  # seconds in which an excess over the median fades to 1/e
 BAND = 2.0  # times the median: at 1.5 the pauses of an event loop are taken for slow hosts (9 of 120), at 2.0 none
 SLACK = 0.005  # seconds over the median that are no difference: the interpreter's own switch interval
@@ -45,8 +47,11 @@ def sample(host: Host, seconds: float, now: float) -> None:
         part = MOST_PART
     else:
         part = 1.0 - math.exp(-gap / MEMORY)
-    if part * host.samples < 1.0:
-        part = 1.0 / host.samples  # a mean of all at first: one quick answer of a slow host would hide it for seconds
+    if host.samples == FEW:
+        seconds, part = min(seconds, host.latency), 1.0  # a first answer is often cold: connections, caches, compilers
+    elif part * (host.samples - 1) < 1.0:
+        # A mean of all but that one at first: one quick answer of a slow host would hide it for seconds.
+        part = 1.0 / (host.samples - 1)
     host.latency += part * (seconds - host.latency)
     if gap > 0.0:  # of two calls that end at once the later one may count first
         host.sampled = now
@@ -76,7 +81,7 @@ def median_of(hosts: Sequence[Host], now: float, before: float | None) -> float 
 
 def guard_of(host: Host, now: float, median: float | None) -> float:
     """1.0, or for a host slower than the band the share that it still gets of its turns."""
-    if median is None or host.latency is None:
+    if median is None or host.latency is None or host.samples < FEW:
         return 1.0
     slow = max(BAND * median, median + SLACK)
     if host.latency <= slow:
