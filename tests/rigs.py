@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 from tests.consul_agent import ConsulAgent
 from tests.dnsmasq import Dnsmasq
 from tests.etcd_server import EtcdServer
+from tests.scripted_kubernetes import ScriptedKubernetes, endpoint, slice_of
 
 
 class Rig:
@@ -294,3 +295,47 @@ class EtcdRig(Rig):
 
     def close(self) -> None:
         self.server.__exit__(None, None, None)
+
+
+class KubernetesRig(Rig):
+    """A scripted API server; each service has two slices."""
+
+    def __init__(self) -> None:
+        self.api = ScriptedKubernetes()
+        self.api.start()  # for its port
+        self.api.kill()
+        self.listed: dict[str, list[str]] = {}
+        self.url = f"kubernetes://default?api={self.api.url}&watch=1"
+
+    def _changed(self, service: str) -> None:
+        for number in range(2):
+            these = [host for host in self.listed[service] if int(host.rpartition(".")[2]) % 2 == number]
+            self.api.put(slice_of(f"{service}-{number}", service, *map(endpoint, these)))
+
+    def put(self, service: str, host: str, port: int) -> None:
+        self.listed.setdefault(service, []).append(host)
+        self._changed(service)
+
+    def drop(self, service: str, host: str, port: int) -> None:
+        self.listed[service].remove(host)
+        self._changed(service)
+
+    def spoil(self) -> str:
+        self.api.put(slice_of("producer-bad", "producer", {"addresses": []}))
+        return "producer-bad[0]: it has no address"
+
+    def start(self) -> None:
+        self.api.start()
+
+    def kill(self) -> None:
+        self.api.kill()
+
+    def hang(self) -> None:
+        self.api.hung = True
+
+    def resume(self) -> None:
+        self.api.hung = False
+
+    def close(self) -> None:
+        self.api.hung = False
+        self.api.kill()

@@ -20,10 +20,10 @@ import pytest
 from resilient import ConfigError, NoInstanceError, listen
 from resilient.discovery import Change, Discovery, RegistryBack, RegistryDown
 from resilient.events import Event
-from tests.rigs import ConsulRig, DnsRig, EtcdRig, FileRig, Rig, SrvRig
+from tests.rigs import ConsulRig, DnsRig, EtcdRig, FileRig, KubernetesRig, Rig, SrvRig
 from tests.waiting import wait_until
 
-KINDS: list[type[Rig]] = [FileRig, DnsRig, SrvRig, ConsulRig, EtcdRig]
+KINDS: list[type[Rig]] = [FileRig, DnsRig, SrvRig, ConsulRig, EtcdRig, KubernetesRig]
 ROOT = Path(__file__).parents[2]
 
 

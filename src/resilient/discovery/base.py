@@ -21,6 +21,7 @@ _PROVIDERS = {
     "https": ("resilient.discovery.eureka", "EurekaDiscovery"),
     "consul": ("resilient.discovery.consul", "ConsulDiscovery"),
     "etcd": ("resilient.discovery.etcd", "EtcdDiscovery"),
+    "kubernetes": ("resilient.discovery.kubernetes", "KubernetesDiscovery"),
     "file": ("resilient.discovery.file", "FileDiscovery"),
     "dns": ("resilient.discovery.dns", "DnsDiscovery"),
     "srv": ("resilient.discovery.dns", "DnsDiscovery"),
@@ -80,7 +81,7 @@ class Discovery(Runs):
 
         Args:
             url: `eureka://user:pw@a:8761,b:8761/eureka?fetch_interval=30`, `http(s)://host:8761/eureka/` (Eureka too),
-                `consul://token@host:8500?dc=eu`, `etcd://host:2379/services`,
+                `consul://token@host:8500?dc=eu`, `etcd://host:2379/services`, `kubernetes://namespace`,
                 `dns://tasks.{service}:8080`,
                 `srv://_{service}._tcp.example.org`, `file:///etc/services.json?poll=2` or
                 `static://producer=a:1,b:2;other=c:3`; default: the environment's $RESILIENT_DISCOVERY.

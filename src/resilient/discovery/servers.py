@@ -92,7 +92,8 @@ class Servers:
             self._aside[server] = self._clock.monotonic() + _ASIDE
         refused = bool(why) and answer.refused  # else the caller takes 403 for an answer
         if refused:
-            why = f"HTTP status {answer.status}: the registry refuses our credentials, or it is still starting"
+            words = why.removeprefix(str(answer))
+            why = f"HTTP status {answer.status}: the registry refuses our credentials, or it is still starting{words}"
         self._note(why, purpose or (_READING if read else _WRITING), refused=refused)
         return answer if not why or refused else Answer(answer.status, error=why, local=answer.local)
 

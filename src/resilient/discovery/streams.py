@@ -10,6 +10,8 @@ from resilient.discovery.steps import MORE, Answer, Send
 from resilient.discovery.wire import CONNECT_TIMEOUT, AsyncHttpWire, _arguments, _describe, _local
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 _LONGEST = 64 * 2**20  # bytes in a line; the longest of Kubernetes have 1 MB
@@ -19,7 +21,7 @@ _END = 204  # HTTP's word for nothing more
 class StreamingWire(AsyncHttpWire):
     """As `AsyncHttpWire`, with one stream at a time, which the next request but `MORE` closes."""
 
-    def __init__(self, *, tls: bool) -> None:
+    def __init__(self, *, tls: bool | ssl.SSLContext) -> None:
         super().__init__(tls=tls)
         self._open: contextlib.AsyncExitStack | None = None
         self._chunks: AsyncIterator[bytes] | None = None
@@ -38,8 +40,8 @@ class StreamingWire(AsyncHttpWire):
         import httpx
 
         self._open = contextlib.AsyncExitStack()
-        options = {**_arguments(step), "timeout": httpx.Timeout(None, connect=CONNECT_TIMEOUT)}
         try:
+            options = {**_arguments(step), "timeout": httpx.Timeout(None, connect=CONNECT_TIMEOUT)}
             async with asyncio.timeout(step.timeout):
                 got: httpx.Response = await self._open.enter_async_context(self._client.stream(**options))
                 local = _local(got)
