@@ -12,7 +12,8 @@ import httpx
 
 from examples.hospital.load.generator import run
 from examples.hospital.load.plan import Plan
-from examples.hospital.load.result import Result
+from examples.hospital.load.result import NEVER_SENT, UNFINISHED, Result
+from examples.hospital.scaling.autoscaler import Autoscaler
 from examples.hospital.scaling.listing import EurekaListing
 from examples.hospital.scaling.local import LocalReplicas, Version
 from resilient.transport import AsyncResilientTransport
@@ -40,11 +41,22 @@ async def fleet(logs: Path, count: int, **options: Any) -> AsyncIterator[tuple[s
             await replicas.close()
 
 
-class UnderLoad:
-    """A block during which users ask the service, by its name."""
+@asynccontextmanager
+async def scaling(scaler: Autoscaler) -> AsyncIterator[None]:
+    """It scales while the block runs."""
+    loop = asyncio.create_task(scaler.run())
+    try:
+        yield
+    finally:
+        loop.cancel()
+        await asyncio.wait({loop})
 
-    def __init__(self, registry: str, *, rate: float = 60.0, path: str = "/patient/1", method: str = "GET") -> None:
-        plan = Plan((f"http://patient{path}",), rate=rate, duration=60, users=50, timeout=8, method=method)
+
+class UnderLoad:
+    """Users who ask the service until `end`: by its name, through the library's transport, or a gateway at `url`."""
+
+    def __init__(self, registry: str, *, url: str = "http://patient", rate: float = 25.0) -> None:
+        plan = Plan((f"{url}/patient/1",), rate=rate, duration=60, users=50, timeout=30)
         transport = AsyncResilientTransport(registry, trust_env=False)
         self._stop = asyncio.Event()
         self._task = asyncio.create_task(run(plan, transport=transport, stop=self._stop, progress=self._look))
@@ -57,20 +69,25 @@ class UnderLoad:
         """Until each of these has answered somebody."""
         await until(lambda: set(names) <= set(self.result.served_by))
 
-    async def more(self, answers: int = 60) -> None:
+    async def more(self, answers: int = 40) -> None:
         """Until so many more were given."""
         before = self.result.answers
         await until(lambda: self.result.answers >= before + answers)
 
     async def end(self) -> Result:
-        """Stop, once all that was asked is answered."""
+        """Stop them; what is under way is given up."""
         self._stop.set()
         return await self._task
 
 
+def no_user_saw_an_error(result: Result) -> bool:
+    """All answers are good; what has none is what was under way when the test ended the load."""
+    return set(result.errors) <= {UNFINISHED, NEVER_SENT} and set(result.statuses) == {200}
+
+
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until it is so, 20 s at most."""
-    async with asyncio.timeout(20.0):
+    """Wait until it is so, 30 s at most."""
+    async with asyncio.timeout(30.0):
         while not condition():  # noqa: ASYNC110  # other processes set no event of ours
             await asyncio.sleep(0.05)
 

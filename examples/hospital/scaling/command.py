@@ -24,7 +24,7 @@ _OK: Final = 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it until SIGTERM or Ctrl-C; its exit status: 0 done, 2 not understood."""
+    """Run it until Ctrl-C (exit status 0) or SIGTERM, which ends it in peace and then as usual; 2: not understood."""
     words = list(sys.argv[1:] if argv is None else argv)
     ours, _, theirs = (
         (words[: words.index("--")], "--", words[words.index("--") + 1 :]) if "--" in words else (words, "", [])
@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         listener = listen(arguments.port, host=arguments.host)
     except OSError as error:
         parser.error(f"cannot listen on {arguments.host} port {arguments.port}: {error.strerror or error}")
+    except OverflowError:
+        parser.error(f"--port must be a whole number from 0 to 65535, not {arguments.port}")
     serve(app, listener, name="autoscaler")
     return _OK
 

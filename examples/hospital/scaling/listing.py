@@ -6,17 +6,20 @@ status that was set from outside against what the replica itself says, until the
 
 from __future__ import annotations
 
-from typing import Any, Final
-from urllib.parse import quote
-
-import httpx
+import logging
+import math
+from typing import Final
 
 from examples.hospital.scaling.autoscaler import ReplicaError
+from resilient.discovery import Instance
+from resilient.discovery.eureka import EurekaDiscovery
 from resilient.discovery.eureka_url import EurekaUrl
+from resilient.errors import DiscoveryError, NoInstanceError, RegistryAuthError, RegistryUnavailableError
 
-_TIMEOUT: Final = 2.0  # seconds for one question to one server
-UP: Final = "UP"
-OUT_OF_SERVICE: Final = "OUT_OF_SERVICE"
+logger = logging.getLogger("hospital.scaling")
+
+_FETCH_INTERVAL: Final = 30.0  # seconds, Eureka's own
+_FIRST_ANSWER: Final = 5.0  # seconds that the registry has to tell who is there
 
 
 class EurekaListing:
@@ -35,61 +38,46 @@ class EurekaListing:
     """
 
     def __init__(self, url: str, service: str) -> None:
-        where = EurekaUrl.parse(url)
-        self._servers = where.servers
-        self._name = where.name
-        self._app = quote(service.upper(), safe="")
-        fetch_interval = where.options.get("fetch_interval", 30.0)
-        self.notice = 1.1 * fetch_interval + 0.5
-        self._http = httpx.AsyncClient(
-            trust_env=False, timeout=_TIMEOUT, headers={"Accept": "application/json"}, follow_redirects=False
-        )
+        self._discovery = EurekaDiscovery(url)
+        self._service = service
+        self.notice = 1.1 * EurekaUrl.parse(url).options.get("fetch_interval", _FETCH_INTERVAL) + 0.5
 
-    async def status(self, address: str) -> str | None:
-        """The status of the entry with that `host:port`; None when there is none.
-
-        Raises:
-            ReplicaError: when no server of the registry answers.
-        """
-        entry = await self._entry(address)
-        return None if entry is None else str(entry["status"])
+    def lists(self, address: str) -> bool:
+        """Whether callers are told of that `host:port`; a change is seen within a second."""
+        found = self._entry(address) is not None
+        if not found:
+            self._discovery.refresh_soon()
+        return found
 
     async def take_out(self, address: str) -> None:
         """See to it that no caller is told of that `host:port` any more.
 
         Raises:
-            ReplicaError: when no server of the registry answers, or it refuses.
+            ReplicaError: when the registry does not answer, or refuses.
         """
-        entry = await self._entry(address)
-        if entry is None:
-            return
-        name = quote(str(entry.get("instanceId") or entry.get("hostName", "")), safe="")
-        answer = await self._ask("PUT", f"/apps/{self._app}/{name}/status?value={OUT_OF_SERVICE}")
-        if answer.status_code not in {200, 404}:
-            raise ReplicaError(f"the registry does not take {address} off its list: it answers {answer.status_code}")
+        try:
+            await self._first_answer()
+            entry = self._entry(address)
+            if entry is not None:
+                await self._discovery.override_status_async(entry, "OUT_OF_SERVICE")
+        except (RegistryUnavailableError, RegistryAuthError) as error:
+            raise ReplicaError(f"{address} cannot be taken off the list: {error}") from error
+        except DiscoveryError:
+            logger.info("%s has left the list by itself", address)
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        """Ask no more."""
+        await self._discovery.aclose()
 
-    async def _entry(self, address: str) -> dict[str, Any] | None:
-        answer = await self._ask("GET", f"/apps/{self._app}")
-        if answer.status_code == 404:
-            return None
+    async def _first_answer(self) -> None:
+        if self._discovery.age(self._service) < math.inf:
+            return
         try:
-            entries = answer.raise_for_status().json()["application"]["instance"]
-            for entry in [entries] if isinstance(entries, dict) else entries:
-                if address in {f"{entry[host]}:{entry['port']['$']}" for host in ("ipAddr", "hostName")}:
-                    return dict(entry)
-        except (httpx.HTTPStatusError, ValueError, LookupError, TypeError) as error:
-            raise ReplicaError(f"what the registry says cannot be read: {type(error).__name__}: {error}") from error
-        return None
+            await self._discovery.wait_async(self._service, timeout=_FIRST_ANSWER)
+        except NoInstanceError as error:  # it may list nobody, or not have answered
+            if self._discovery.age(self._service) == math.inf:
+                raise ReplicaError(str(error)) from error
 
-    async def _ask(self, method: str, path: str) -> httpx.Response:
-        trouble = ""
-        for server in self._servers:
-            try:
-                return await self._http.request(method, server.base + path, auth=server.auth)
-            except httpx.TransportError as error:
-                trouble = f"{type(error).__name__}: {error}"
-        raise ReplicaError(f"the registry {self._name} does not answer ({trouble})")
+    def _entry(self, address: str) -> Instance | None:
+        known = self._discovery.instances(self._service)
+        return next((one for one in known if f"{one.host}:{one.port}" == address), None)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 
 from examples.hospital.scaling.autoscaler import ReplicaError
-from examples.hospital.scaling.listing import UP, EurekaListing
+from examples.hospital.scaling.listing import EurekaListing
 from examples.support.processes import Service, StartError
 from resilient import ConfigError
 from resilient.checks import positive_seconds
@@ -84,7 +84,7 @@ class LocalReplicas:
         logs: the folder for the logs of the processes.
         name: of the processes; a number follows. Default `replica`.
         health: the path of its health; default `/actuator/health`.
-        ready_within: seconds that a new one has to be ready, default 30.
+        ready_within: seconds that a new one has to be ready once it listens, default 30.
         linger: seconds for open requests after every caller has noticed, default 1.
         stop_within: seconds that one has to end after SIGTERM, default 10.
 
@@ -121,6 +121,7 @@ class LocalReplicas:
         self._started = 0
         self._http = httpx.AsyncClient(trust_env=False, timeout=_ASK)
         self.live: list[Replica] = []  # in the order in which they were started
+        self._starting: set[Service] = set()
 
     def adopt(self, process: Service, version: Version | None = None) -> Replica:
         """Count a process that somebody else has started, and that listens."""
@@ -158,10 +159,11 @@ class LocalReplicas:
         Raises:
             ReplicaError: when it is not ready in time, or ends before; nothing is left of it.
         """
-        version = version or self.version
         self._started += 1
+        version = version or self.version
         process = version.start(f"{self._name}-{self._started}", self._logs)
         replica = Replica(process, version, self._started)
+        self._starting.add(process)
         try:
             await self._ready(replica)
         except ReplicaError:
@@ -173,6 +175,8 @@ class LocalReplicas:
             process.kill()
             process.end_by(0.0)
             raise
+        finally:
+            self._starting.discard(process)
         self._keep(replica)
         return replica
 
@@ -202,19 +206,28 @@ class LocalReplicas:
         """Name and address of each."""
         return [{"name": one.name, "address": one.address, "running": one.process.running} for one in self.live]
 
+    async def release(self) -> list[Service]:
+        """Let all of them live on: they are the caller's from now on, who stops them."""
+        processes = [replica.process for replica in self.live]
+        self.live.clear()
+        await self.close()
+        return processes
+
     async def close(self) -> None:
-        """Stop all, at the same time, each in its own way."""
+        """Stop all, at the same time, each in its own way; what is about to start ends at once."""
+        for process in self._starting:
+            process.kill()
         await asyncio.gather(*(self._end(replica) for replica in self.live))
         self.live.clear()
         await self._listing.close()
         await self._http.aclose()
 
     async def _ready(self, replica: Replica) -> None:
-        deadline = self._clock.monotonic() + self._ready_within
         try:
             await asyncio.to_thread(replica.process.wait_for_address)  # ends with the process, if not before
         except StartError as error:
             raise ReplicaError(str(error)) from None
+        deadline = self._clock.monotonic() + self._ready_within
         while why := await self._why_not_ready(replica):
             if self._clock.monotonic() >= deadline or not replica.process.running:
                 raise ReplicaError(
@@ -231,8 +244,7 @@ class LocalReplicas:
             return f"does not answer ({type(error).__name__})"
         if answer.status_code != 200:
             return f"is not healthy: {self._health} answers {answer.status_code}"
-        status = await self._listing.status(replica.address)
-        return "" if status == UP else f"is healthy, and the registry does not list it as UP (but {status})"
+        return "" if self._listing.lists(replica.address) else "is healthy, and the registry does not list it"
 
     async def _end(self, replica: Replica) -> None:
         process = replica.process
