@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from examples.hospital.actuator import PATH, actuator
-from examples.support.serving import HOST, listen, log_to_stderr, serve
+from examples.support.serving import HOST, listen_or_exit, log_to_stderr, serve
 from resilient import CircuitBreaker, ConfigError
 from resilient.checks import did_you_mean
 from resilient.gateway import Answer, Failure, Gateway
@@ -122,7 +122,7 @@ def main() -> None:
         app = FrontDoor(arguments.routes, arguments.registry or os.environ.get("RESILIENT_DISCOVERY"))
     except ConfigError as error:
         parser.error(str(error))
-    listener = listen(arguments.port, host=arguments.host)
+    listener = listen_or_exit(parser, arguments.port, host=arguments.host)
     serve(app, listener, name="gateway", proxy_headers=False, server_header=False, date_header=False)
 
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-_NEEDED = ("resilient", "starlette", "uvicorn", "httpx", "sqlalchemy", "aiosqlite", "nats", "prometheus_client")
+_NEEDED = (
+    "resilient",
+    "starlette",
+    "uvicorn",
+    "httpx",
+    "sqlalchemy",
+    "aiosqlite",
+    "nats",
+    "prometheus_client",
+    "hdrh",
+    "rich",
+    "plotext",
+)
 
 
 def main() -> int:

@@ -32,7 +32,7 @@ from examples.hospital.chaos import Breakable
 from examples.hospital.database import Database, DatabaseError, Fill
 from examples.hospital.messages import Broker, Work, broker_of_url
 from examples.hospital.post import Post, PostRoom
-from examples.support.serving import HOST, listen, log_to_stderr, serve
+from examples.support.serving import HOST, listen_or_exit, log_to_stderr, serve
 from resilient import ConfigError
 from resilient.discovery import Registration, Registry
 from resilient.telemetry import Health
@@ -188,7 +188,7 @@ class Service:
             broker=broker,
             chaos=arguments.chaos,
         )
-        listener = listen(arguments.port, host=arguments.host)
+        listener = listen_or_exit(parser, arguments.port, host=arguments.host)
         own = None if arguments.host in _ANYWHERE else arguments.host
         registration = registry.register(
             self.name, host=own, port=listener.getsockname()[1], metadata={"replica": replica.id}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import socket
@@ -25,6 +26,16 @@ def listen(port: int = 0, *, host: str = HOST) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def listen_or_exit(parser: argparse.ArgumentParser, port: int, *, host: str = HOST) -> socket.socket:
+    """The same for a command line: where that is not possible, it says so in a sentence and ends with status 2."""
+    try:
+        return listen(port, host=host)
+    except OSError as error:
+        parser.error(f"cannot listen on {host} port {port}: {error.strerror or error}")
+    except OverflowError:
+        parser.error(f"--port must be a whole number from 0 to 65535, not {port}")
 
 
 def address_of(listener: socket.socket) -> str:

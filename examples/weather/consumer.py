@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from examples.support.serving import listen, log_to_stderr, serve
+from examples.support.serving import listen_or_exit, log_to_stderr, serve
 from examples.weather.pages.rendering import Behind, Form, page, stylesheet
 from examples.weather.place import BadPlaceError, Place
 from examples.weather.report import WeatherReport, empty, out_of_date
@@ -158,7 +158,7 @@ def main() -> None:
     except ConfigError as error:
         parser.error(str(error))
     http = httpx.AsyncClient(transport=AsyncResilientTransport(discovery))
-    serve(make_app(http, discovery), listen(arguments.port), name="consumer")
+    serve(make_app(http, discovery), listen_or_exit(parser, arguments.port), name="consumer")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from examples.support.serving import listen, serve
+from examples.support.serving import listen_or_exit, serve
 
 DEMO_KEY = "demo"
 MODES = ("ok", "slow", "hang", "500", "429", "refuse", "garbage", "missing")
@@ -194,7 +194,7 @@ def main() -> None:
     arguments = parser.parse_args()
     mood = Mood()
     app = make_app(key=arguments.key, mood=mood)
-    serve(app, listen(arguments.port), name="OpenWeatherMap (local)", http=protocol_of(mood))
+    serve(app, listen_or_exit(parser, arguments.port), name="OpenWeatherMap (local)", http=protocol_of(mood))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from examples.support.serving import HOST, address_of, listen, log_to_stderr, serve
+from examples.support.serving import HOST, address_of, listen_or_exit, log_to_stderr, serve
 from examples.weather.openweathermap import OpenWeatherMap, TooManyRequestsError, UnknownPlaceError
 from examples.weather.place import BadPlaceError, Place
 from examples.weather.report import WeatherReport, empty, out_of_date
@@ -135,7 +135,7 @@ def main() -> None:
     except ConfigError as error:
         parser.error(str(error))
     weather = guarded(OpenWeatherMap.from_environment(base_url=arguments.openweathermap), shared=shared)
-    listener = listen(arguments.port)
+    listener = listen_or_exit(parser, arguments.port)
     app = make_app(weather, me=address_of(listener))
     with registry.register(SERVICE, host=HOST, port=listener.getsockname()[1], sigterm=True):
         serve(app, listener, name=SERVICE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,16 @@ def test_a_route_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_database_that_can_not_be_used(url: str, said: str) -> None:
     """A service without its database does not start."""
     assert said in refused("patient", *REGISTRY, "--database", url)
+
+
+@pytest.mark.parametrize("module", ["gateway", "ward"])
+def test_a_port_that_is_taken(tmp_path: Path, module: str) -> None:
+    """It is one sentence, as every other mistake."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        database = ("--database", f"sqlite:///{tmp_path / 'x.db'}") if module == "ward" else ()
+        said = refused(module, *REGISTRY, *database, "--port", port)
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in said
 
 
 def test_an_address_that_is_none_of_a_registry() -> None:

@@ -64,6 +64,13 @@ async def test_a_patient_is_checked_in(desk: httpx.AsyncClient, method: str) -> 
     assert (listed["patient_id"], listed["reference"]) == (7, answer.json()["reference"])
 
 
+async def test_other_methods_check_nobody_in(desk: httpx.AsyncClient) -> None:
+    """HEAD, which other routes take with GET, changes nothing: 405."""
+    for method in ("HEAD", "PUT", "DELETE"):
+        assert (await desk.request(method, CHECK_IN, params={"patientId": 7})).status_code == 405
+    assert await count(desk) == 0
+
+
 async def test_the_same_key_checks_in_once(desk: httpx.AsyncClient, patients: ScriptedPatients) -> None:
     """Sent again, later or at the same moment, it is the same check-in; 201 the first time, then 200."""
     patients.delay = 0.05  # so that all of them are under way before the first is written

@@ -16,7 +16,7 @@ from examples.hospital.scaling.docker import DockerReplicas
 from examples.hospital.scaling.listing import EurekaListing
 from examples.hospital.scaling.local import LocalReplicas, Version
 from examples.hospital.scaling.target import Limits
-from examples.support.serving import HOST, listen, log_to_stderr, serve
+from examples.support.serving import HOST, listen_or_exit, log_to_stderr, serve
 from resilient import ConfigError
 
 _TOKEN: Final = "AUTOSCALER_TOKEN"  # noqa: S105  # the variable's name; command lines are seen by everybody
@@ -39,13 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         app = make_app(autoscaler, replicas, token=os.environ.get(_TOKEN))
     except ConfigError as error:
         parser.error(str(error))
-    try:
-        listener = listen(arguments.port, host=arguments.host)
-    except OSError as error:
-        parser.error(f"cannot listen on {arguments.host} port {arguments.port}: {error.strerror or error}")
-    except OverflowError:
-        parser.error(f"--port must be a whole number from 0 to 65535, not {arguments.port}")
-    serve(app, listener, name="autoscaler")
+    serve(app, listen_or_exit(parser, arguments.port, host=arguments.host), name="autoscaler")
     return _OK
 
 
