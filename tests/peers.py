@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -24,6 +25,11 @@ def require_command(*names: str, package: str) -> str:
     require(found, f"{names[0]} is not installed (Debian: apt-get install {package})")
     assert found is not None
     return found
+
+
+def require_module(name: str) -> None:
+    """Skip the test unless the distribution's module `name` can be imported."""
+    require(importlib.util.find_spec(name), f"{name} is not installed (make test installs it)")
 
 
 def require_built(*parts: str) -> Path:

@@ -7,16 +7,19 @@ registry wire formats and foreign stores (`wall_ms`), a `Retry-After` date.
 
 from __future__ import annotations
 
+import logging  # noqa: F401  # before the hook below: its own hook holds what importing needs, so ours must wait first
 import os
 import random  # noqa: F401  # before the hook below is registered: a child seeds it first, then we draw from it
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import WeakSet
 
 if TYPE_CHECKING:
     import asyncio
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -102,10 +105,53 @@ def forget_on_fork(thing: ForkAware) -> None:
     _fork_aware.add(thing)
 
 
+class _Loading:
+    """Whether a thread of ours is importing; a fork waits until it is not."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._held = False  # written by the thread that forks only
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def before_fork(self) -> None:
+        self._held = self._lock.acquire(timeout=_LONGEST_IMPORT)
+
+    def after_fork_in_parent(self) -> None:
+        if self._held:
+            self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
+
+
+_LONGEST_IMPORT = 5.0  # seconds that a fork waits for; better a child that may hang than a parent that does
+_loading = _Loading()
+
+
+def load_undisturbed(load: Callable[[], T]) -> T:
+    """What `load` returns, with any fork of this process kept waiting meanwhile. For background threads that import.
+
+    What one thread imports while another one forks stays locked for ever in the child, and so does whoever imports it
+    there. gunicorn forks its workers just after it loaded the application, whose first lookup has begun a thread.
+    """
+    with _loading:
+        return load()
+
+
 def _after_fork_in_child() -> None:
+    _loading.after_fork_in_child()
     for thing in list(_fork_aware):
         thing.after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_loading.before_fork,
+        after_in_parent=_loading.after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

@@ -512,3 +512,13 @@ def test_a_server_that_speaks_no_http_is_a_sentence(bad: bytes) -> None:
     thread.join(5)
     assert "has not answered" in said
     assert "Error" in said
+
+
+async def test_23_the_sync_client_works_where_a_loop_runs_already(registry: ScriptedRegistry) -> None:
+    """A notebook's cell: `with`, `wait` and registering need no loop of their own and start none; one thread works."""
+    with Registry.from_url(registry.url + FAST) as found, found.register("me", port=1) as mine:
+        assert found.wait("me")[0].port == 1
+        wait_until(lambda: mine.registered, what="the registration")
+        name = f"resilient {registry.url}"
+        assert [thread.name for thread in threading.enumerate() if thread.name == name] == [name]
+    assert registry.listed == {}

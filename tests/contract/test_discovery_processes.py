@@ -140,3 +140,30 @@ def test_22_a_forked_child_looks_up_for_itself_and_leaves_the_parents_entry_alon
     assert registry.seen("DELETE") == []
     renewals = len(registry.seen("PUT"))
     wait_until(lambda: len(registry.seen("PUT")) > renewals, what="the parent's renewals")
+
+
+def test_22_a_fork_while_the_thread_begins_leaves_no_child_hanging(
+    registry: ScriptedRegistry, processes: list[subprocess.Popen[str]]
+) -> None:
+    """Its first step imports an HTTP client; the fork waits for that, else the child's own import would never end."""
+    registry.put("other", "h", 1)
+    process = script(
+        registry,
+        """
+        import os, time
+        found = Registry.from_url(url)
+        found.instances("other")
+        children = []
+        for _ in range(4):
+            time.sleep(0.01)
+            child = os.fork()
+            if child == 0:
+                found.wait("other", timeout=20)
+                os._exit(0)
+            children.append(child)
+        print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children], flush=True)
+        """,
+    )
+    processes.append(process)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "[0, 0, 0, 0]\n"

@@ -8,6 +8,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, TypeAlias
 
+from resilient.clock import load_undisturbed
 from resilient.discovery.steps import adrive, drive
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class ThreadRun:
     def _main(self) -> None:
         refresh = self._refresh
         try:
-            wire = refresh.wire()
+            wire = load_undisturbed(refresh.wire)  # it imports an HTTP client
             try:
                 drive(refresh.steps(self), wire.send, self._rest)
             finally:

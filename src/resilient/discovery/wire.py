@@ -70,10 +70,13 @@ class HttpWire:
     """
 
     def __init__(self, *, tls: bool | ssl.SSLContext) -> None:
+        import codecs
+
         import httpx
 
         from resilient.discovery.deadline_transport import DeadlineTransport
 
+        codecs.lookup("idna")  # else loaded when the first name is resolved, where no fork waits for it
         self._transport = DeadlineTransport(_context(tls=tls))
         self._client = httpx.Client(transport=self._transport, headers=_HEADERS, trust_env=False)
 
