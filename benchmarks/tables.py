@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from benchmarks import (
     balancing,
     crowds,
+    discovery,
     footprint,
     isolation,
     measure,
@@ -51,6 +52,7 @@ def tables() -> list[Table]:
         Table(simulation_report.SIMULATION, simulation_report.show),
         Table(transport.TITLE, transport.show),
         Table(transport.ASYNC_TITLE, transport.show_async),
+        Table(discovery.TITLE, discovery.show),
         Table(registry_server.TITLE, registry_server.show),
         Table(isolation.TITLE, isolation.show),
     ]

@@ -34,7 +34,7 @@ def test_one_burst_of_each_is_measured_and_printed(capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert all(f"{title}\n" in printed or f"{title}, " in printed for title in TITLES)
     assert printed.count("\n\n") == len(TITLES) + 1
-    assert printed.count("\ngoal: ") == printed.count(" held\n") == 50
+    assert printed.count("\ngoal: ") == printed.count(" held\n") == 54
 
 
 def test_a_name_runs_the_tables_whose_title_contains_it(capsys: pytest.CaptureFixture[str]) -> None:
