@@ -45,7 +45,7 @@ class EtcdWatch(Source):
         self._silence = watch
         self._range = {"key": text64(prefix), "range_end": text64(after(prefix))}
         self._revision: int | None = None  # of the store, up to which everything is known; None: read it all
-        self._found: dict[str, Instance] = {}  # by key
+        self._found: dict[str, dict[str, Instance]] = {}  # by service, by key
         self._wrong: dict[str, str] = {}
         self._doubt = Doubt()
         self._tell = told_once(f"{calls.servers.name}: skipped")
@@ -78,15 +78,12 @@ class EtcdWatch(Source):
         found, wrong, self._found, self._wrong = self._found, self._wrong, {}, {}
         for pair in read[1:]:
             self._put(pair)
-        if not self._doubt.believes(len(found), len(self._found)):
+        if not self._doubt.believes(_count(found), _count(self._found)):
             self._found, self._wrong = found, wrong
             self._confirm()
             return False
         self._tell(list(self._wrong.values()))
-        services: dict[str, list[Instance]] = {}
-        for key in sorted(self._found):
-            services.setdefault(self._found[key].service, []).append(self._found[key])
-        self._roster.replace({service: tuple(these) for service, these in services.items()})
+        self._roster.replace({service: self._of(service) for service, these in self._found.items() if these})
         self._revision = read[0]
         return True
 
@@ -144,9 +141,7 @@ class EtcdWatch(Source):
             except ValueError:
                 return
             self._wrong.pop(key, None)
-            gone = self._found.pop(key, None)
-            if gone is not None:
-                yield gone.service
+            yield from self._drop(key)
         else:
             yield from self._put(pair)
 
@@ -157,12 +152,19 @@ class EtcdWatch(Source):
             fresh = read_entry(self._prefix, key, from64(pair.get("value", "")))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             self._wrong[key] = f"{key}: {error if isinstance(error, ValueError) else 'it is no key and value'}"
-            gone = self._found.pop(key, None)
-            return [gone.service] if gone is not None else []
+            return self._drop(key)
         self._wrong.pop(key, None)
-        self._found[key] = fresh
+        self._found.setdefault(fresh.service, {})[key] = fresh
         return [fresh.service]
 
+    def _drop(self, key: str) -> list[str]:
+        service = key.removeprefix(self._prefix).partition("/")[0].lower()
+        return [service] if self._found.get(service, {}).pop(key, None) is not None else []
+
     def _of(self, service: str) -> tuple[Instance, ...]:
-        begin = f"{self._prefix}{service}/"
-        return tuple(self._found[key] for key in sorted(self._found) if key.lower().startswith(begin.lower()))
+        these = self._found.get(service, {})
+        return tuple(these[key] for key in sorted(these))
+
+
+def _count(found: dict[str, dict[str, Instance]]) -> int:
+    return sum(map(len, found.values()))

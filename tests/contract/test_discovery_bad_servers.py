@@ -1,0 +1,157 @@
+"""Whatever a registry's port answers, nobody waits too long, nothing that is known is lost, and words say what came."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from resilient import NoInstanceError
+from resilient.discovery import Discovery, Registry
+from tests.waiting import wait_until
+
+URLS = {
+    "consul": "consul://{}?wait=1&ttl=1",
+    "etcd": "etcd://{}?ttl=2&watch=1",
+    "kubernetes": "kubernetes://default?api=http://{}&watch=1",
+    "eureka": "eureka://{}?fetch_interval=0.2&renew_interval=0.2&lease=1",
+}
+HTML = b"<html>a captive portal</html>"
+
+
+class BadServer:
+    """Reads a request and answers as told; `seen` counts."""
+
+    def __init__(self, answer: Callable[[socket.socket], object]) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=50)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.stopping = threading.Event()
+        self.seen = 0
+        self._answer = answer
+        self._threads: list[threading.Thread] = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self._threads.append(threading.Thread(target=self._serve, args=(sock,), daemon=True))
+            self._threads[-1].start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        with sock:
+            try:
+                sock.recv(65_536)
+                self.seen += 1
+                self._answer(sock)
+            except OSError:
+                return
+
+    def close(self) -> None:
+        self.stopping.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(5)
+
+
+def plain(body: bytes, status: str = "200 OK") -> Callable[[socket.socket], object]:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+    return lambda sock: sock.sendall(head + body)
+
+
+def drip(sock: socket.socket) -> None:
+    sock.sendall(b"HTTP/1.1 200 OK\r\n")
+    for _ in range(600):
+        sock.sendall(b"X-Drip: 1\r\n")
+        time.sleep(0.02)
+
+
+def hang(sock: socket.socket) -> None:
+    sock.settimeout(20)
+    sock.recv(1)
+
+
+ANSWERS: dict[str, Callable[[socket.socket], object]] = {
+    "a page": plain(HTML),
+    "a list": plain(b"[7, null, {}]"),
+    "an object": plain(b'{"items": 7, "kvs": [7], "header": [], "metadata": null, "applications": 3}'),
+    "deep": plain(b"[" * 100_000),
+    "nothing": plain(b""),
+    "an error": plain(HTML, "500 Oops"),
+    "a redirection": plain(b"", "302 Found\r\nLocation: http://127.0.0.1:1/"),
+    "no http": lambda sock: sock.sendall(b"\x16\x03\x01 hello\r\n\r\n"),
+    "a cut": lambda sock: sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{"),
+    "a close": lambda sock: None,
+    "a drip": drip,
+    "a hang": hang,
+}
+
+
+@pytest.fixture(params=ANSWERS)
+def server(request: pytest.FixtureRequest) -> Iterator[BadServer]:
+    found = BadServer(ANSWERS[request.param])
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("kind", URLS)
+def test_a_bad_answer_is_told_in_words_and_holds_nobody(
+    server: BadServer, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Looking up and registering; at most one warning for it; no exception of ours; the end comes soon."""
+    with caplog.at_level(logging.WARNING, "resilient"):
+        url = URLS[kind].format(server.address)
+        found = Discovery.from_url(url)
+        with found:
+            mine = found.register("me", port=1, host="127.0.0.1") if isinstance(found, Registry) else None
+            if mine is not None:
+                mine.__enter__()
+            wait_until(lambda: server.seen >= 1, what="a request")
+            assert found.instances("producer") == ()
+            time.sleep(0.1)
+            assert found.instances("producer") == ()
+            assert mine is None or not mine.registered or server.seen > 1
+            began = time.monotonic()
+        assert time.monotonic() - began < 6.0
+    assert "Traceback" not in caplog.text
+    assert "a bug in" not in caplog.text
+    assert sum("is down" in record.getMessage() for record in caplog.records) <= 1
+
+
+@pytest.mark.parametrize("kind", URLS)
+def test_the_same_in_tasks(kind: str) -> None:
+    """What came stands in the error of whoever waits."""
+    server = BadServer(plain(HTML))
+
+    async def main() -> None:
+        async with Discovery.from_url(URLS[kind].format(server.address)) as found:
+            with pytest.raises(NoInstanceError, match=r"has not answered.*\(.*no .*captive portal"):
+                await found.wait_async("producer", timeout=0.4)
+
+    asyncio.run(main())
+    server.close()
+
+
+@pytest.mark.parametrize("url", ["consul://{}?tls=true", "etcd://{}?tls=true", "kubernetes://x?api=https://{}"])
+def test_tls_is_spoken_by_option_and_never_given_up(url: str) -> None:
+    """A port that speaks plain text is refused in words."""
+    server = BadServer(plain(b"[]"))
+    with Discovery.from_url(url.format(server.address)) as found, pytest.raises(NoInstanceError, match="SSL"):
+        found.wait("producer", timeout=1.0)
+    server.close()
+
+
+@pytest.mark.parametrize("url", ["consul://{}", "etcd://{}", "kubernetes://x?api=http://{}", "eureka://{}"])
+def test_a_host_that_does_not_resolve_is_named(url: str) -> None:
+    """With the resolver's own words."""
+    host = "no-such-host.invalid"
+    with Discovery.from_url(url.format(host)) as found, pytest.raises(NoInstanceError, match=rf"{host}.*ConnectError"):
+        found.wait("producer", timeout=3.0)
