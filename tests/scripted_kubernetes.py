@@ -59,31 +59,31 @@ class ScriptedKubernetes:
     url: str = ""
     port: int = 0
     _server: Any = None
-    _changed: threading.Condition = field(default_factory=threading.Condition)
+    lock: threading.Condition = field(default_factory=threading.Condition)
 
     def put(self, slice_: dict[str, Any]) -> None:
         """Add or change a slice."""
-        with self._changed:
+        with self.lock:
             name = slice_["metadata"]["name"]
             self._record("MODIFIED" if name in self.slices else "ADDED", slice_)
             self.slices[name] = self.history[-1][2]
 
     def delete(self, name: str) -> None:
-        with self._changed:
+        with self.lock:
             self._record("DELETED", self.slices.pop(name))
 
     def _record(self, kind: str, slice_: dict[str, Any]) -> None:
         self.revision += 1
         metadata = {**slice_["metadata"], "resourceVersion": str(self.revision)}
         self.history.append((self.revision, kind, {**slice_, "metadata": metadata}))
-        self._changed.notify_all()
+        self.lock.notify_all()
 
     def forget(self) -> None:
         """Compact the history, and end every watch."""
-        with self._changed:
+        with self.lock:
             self.revision += 1
             self.forgotten = self.revision
-            self._changed.notify_all()
+            self.lock.notify_all()
 
     def asked(self, kind: str) -> list[dict[str, str]]:
         """The queries of the lists or of the watches that it saw."""
@@ -115,8 +115,8 @@ class ScriptedKubernetes:
 
     def wait(self, after: int, seconds: float) -> list[tuple[int, str, dict[str, Any]]]:
         """What happened after a version; waits until something has."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.revision > after and not self.hung, seconds)
+        with self.lock:
+            self.lock.wait_for(lambda: self.revision > after and not self.hung, seconds)
             return [one for one in self.history if one[0] > after]
 
 
@@ -177,13 +177,14 @@ def _handler(api: ScriptedKubernetes) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def list(self, query: dict[str, str]) -> None:
-            names = sorted(api.slices)
             begin = int(query.get("continue", "0"))
             page = min(api.page, int(query.get("limit", "500")))
-            metadata = {"resourceVersion": str(api.revision)}
+            with api.lock:  # the version is that of what is listed
+                names = sorted(api.slices)
+                metadata = {"resourceVersion": str(api.revision)}
+                items = [api.slices[name] for name in names[begin : begin + page]]
             if begin + page < len(names):
                 metadata["continue"] = str(begin + page)
-            items = [api.slices[name] for name in names[begin : begin + page]]
             self.reply(200, {"kind": "EndpointSliceList", "metadata": metadata, "items": items})
 
         def watch(self, query: dict[str, str]) -> None:

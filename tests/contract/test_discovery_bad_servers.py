@@ -32,7 +32,7 @@ class BadServer:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.stopping = threading.Event()
         self.seen = 0
-        self._answer = answer
+        self.answer = answer
         self._threads: list[threading.Thread] = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -50,7 +50,7 @@ class BadServer:
             try:
                 sock.recv(65_536)
                 self.seen += 1
-                self._answer(sock)
+                self.answer(sock)
             except OSError:
                 return
 
@@ -111,11 +111,12 @@ def test_a_bad_answer_is_told_in_words_and_holds_nobody(
         url = URLS[kind].format(server.address)
         found = Discovery.from_url(url)
         with found:
-            mine = found.register("me", port=1, host="127.0.0.1") if isinstance(found, Registry) else None
+            quick = server.answer not in {drip, hang}  # how long a hung one holds who leaves is tested elsewhere
+            mine = found.register("me", port=1, host="127.0.0.1") if quick and isinstance(found, Registry) else None
             if mine is not None:
                 mine.__enter__()
-            wait_until(lambda: server.seen >= 1, what="a request")
             assert found.instances("producer") == ()
+            wait_until(lambda: server.seen >= 1, what="a request")
             time.sleep(0.1)
             assert found.instances("producer") == ()
             assert mine is None or not mine.registered or server.seen > 1
@@ -133,8 +134,10 @@ def test_the_same_in_tasks(kind: str) -> None:
 
     async def main() -> None:
         async with Discovery.from_url(URLS[kind].format(server.address)) as found:
+            found.instances("producer")
+            await asyncio.to_thread(wait_until, found._trouble, timeout=20, what="an answer")
             with pytest.raises(NoInstanceError, match=r"has not answered.*\(.*no .*captive portal"):
-                await found.wait_async("producer", timeout=0.4)
+                await found.wait_async("producer", timeout=0.1)
 
     asyncio.run(main())
     server.close()
@@ -144,8 +147,9 @@ def test_the_same_in_tasks(kind: str) -> None:
 def test_tls_is_spoken_by_option_and_never_given_up(url: str) -> None:
     """A port that speaks plain text is refused in words."""
     server = BadServer(plain(b"[]"))
-    with Discovery.from_url(url.format(server.address)) as found, pytest.raises(NoInstanceError, match="SSL"):
-        found.wait("producer", timeout=1.0)
+    with Discovery.from_url(url.format(server.address)) as found:
+        found.instances("producer")
+        assert "SSL" in wait_until(found._trouble, timeout=20, what="an answer")
     server.close()
 
 
@@ -153,5 +157,8 @@ def test_tls_is_spoken_by_option_and_never_given_up(url: str) -> None:
 def test_a_host_that_does_not_resolve_is_named(url: str) -> None:
     """With the resolver's own words."""
     host = "no-such-host.invalid"
-    with Discovery.from_url(url.format(host)) as found, pytest.raises(NoInstanceError, match=rf"{host}.*ConnectError"):
-        found.wait("producer", timeout=3.0)
+    with Discovery.from_url(url.format(host)) as found:
+        found.instances("producer")
+        words = wait_until(found._trouble, timeout=30, what="the resolver's answer")
+        assert host in words
+        assert "ConnectError" in words

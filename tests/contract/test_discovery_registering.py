@@ -60,7 +60,7 @@ def test_05_it_outlives_its_time_to_live(rig: Rig) -> None:
     """Renewed for as long as the block runs; its address is found out."""
     with Registry.from_url(rig.url) as found, found.register("producer", port=8001) as registration:
         assert found.wait("producer", timeout=15)[0].host == "127.0.0.1"
-        time.sleep(3.5)  # more than two lives
+        time.sleep(2.5)  # more than a life
         assert found.instances("producer")
         assert registration.registered
         assert registration.instance.id == "127.0.0.1:producer:8001"
@@ -128,7 +128,7 @@ async def test_23_registering_runs_in_tasks_too(rig: Rig) -> None:
     """Without a thread; taken out when the block ends, and when it is cancelled."""
     async with Registry.from_url(rig.url) as found, found.register("producer", port=8001) as mine:
         assert await found.wait_async("producer", timeout=15)
-        assert mine.registered
+        await asyncio.to_thread(wait_until, lambda: mine.registered, what="the confirmation")
         assert [thread for thread in threading.enumerate() if thread.name == f"resilient {found._name}"] == []
     assert await asyncio.to_thread(rig.entries) == []
 

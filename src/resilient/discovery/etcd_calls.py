@@ -75,7 +75,12 @@ class EtcdCalls:
             self._token = ""
         raise AssertionError("the second answer is the last")
 
-    def _login(self, purpose: str) -> Exchange[Answer]:
+    def again(self, timeout: float) -> Exchange[None]:
+        """Say who we are once more, within `timeout` seconds for each server: the token may have ended."""
+        if self._user is not None:
+            yield from self._login("writing", timeout)
+
+    def _login(self, purpose: str, timeout: float | None = None) -> Exchange[Answer]:
         assert self._user is not None
         name, password = self._user
 
@@ -91,6 +96,13 @@ class EtcdCalls:
         body = json.dumps({"name": name, "password": password}).encode()
         return (
             yield from self.servers.ask(
-                "POST", "/v3/auth/authenticate", accept, body=body, read=True, headers=_LEADER, purpose=purpose
+                "POST",
+                "/v3/auth/authenticate",
+                accept,
+                body=body,
+                read=True,
+                headers=_LEADER,
+                timeout=timeout,
+                purpose=purpose,
             )
         )
