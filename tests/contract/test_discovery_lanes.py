@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import math
+import random
 import socket
 import threading
 import time
@@ -278,3 +280,16 @@ def test_it_begins_again_after_its_end(server: Slow) -> None:
         loop.stop()
         wait_until(lambda: not threads() and server.gone("/x"), what="the end")
         server.open.clear()
+
+
+def test_an_end_at_any_moment_leaves_no_connection_behind(server: Slow) -> None:
+    """Not at the moment in which one is made, either; an unclosed socket is an error of this suite."""
+    rng = random.Random(7)
+    for number in range(80):
+        loop = refresh()
+        loop.add(Watch(server, f"/{number}"), alone=True)
+        loop.start()
+        threading.Event().wait(rng.random() * 0.01)
+        loop.stop()
+    wait_until(lambda: not threads(), what="the end of the threads")
+    gc.collect()
