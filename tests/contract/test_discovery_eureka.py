@@ -237,6 +237,34 @@ def test_11_one_answer_that_lost_half_is_not_believed_two_are(registry: Scripted
         wait_until(lambda: len(careful.instances("producer")) == 3, what="the list that is back")
 
 
+def test_11_a_registry_that_was_away_is_believed_when_everybody_has_told_it(registry: ScriptedRegistry) -> None:
+    """It has forgotten them: a service that is not yet back among others is not gone; after a lease it is."""
+    for number in range(4):
+        registry.put("producer", f"h{number}", 1)
+    registry.put("single", "h9", 1)
+
+    def looks(count: int) -> None:
+        before = len(registry.requests)
+        wait_until(lambda: len(registry.requests) >= before + count, what=f"{count} looks")
+
+    with Discovery.from_url(registry.url + FAST) as found:
+        found.wait("single")
+        registry.script["GET"] = 503
+        looks(2)
+        key, single = registry.listed.popitem()
+        registry.script.clear()
+        looks(4)
+        assert found.instances("single")
+        registry.listed[key] = single
+        looks(3)
+        registry.script["GET"] = 503
+        looks(2)
+        del registry.listed[key]
+        registry.script.clear()
+        wait_until(lambda: not found.instances("single"), what="the shorter list, after a lease")
+        assert len(found.instances("producer")) == 4
+
+
 def test_12_deltas_are_all_that_is_fetched_while_the_hash_agrees(
     registry: ScriptedRegistry, heard: list[Event]
 ) -> None:

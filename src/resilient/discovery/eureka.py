@@ -30,9 +30,10 @@ class EurekaDiscovery(LiveRegistry):
     Services are found by their application name, without regard to case; only instances that are UP are usable. What
     was known last stays known for ever while the registry is away; `age` says how old it is.
 
-    A registry that restarts has forgotten everybody. So an answer that lists nobody, where somebody was known, is
-    believed only after `lease` seconds of such answers, asked for every 5 s or sooner; one that lists half as many as
-    before, or fewer, only when the next one, within 5 s, does too. Until then what is known stays, and `age` grows.
+    A registry that restarts has forgotten everybody, and learns of them one by one. So an answer that lists nobody, or
+    after the registry was away fewer than are known, is believed only after `lease` seconds of such answers, asked for
+    every 5 s or sooner; one that lists half as many as before, or fewer, only when the next one, within 5 s, does too.
+    Until then what is known stays, and `age` grows.
 
     Args:
         url: `eureka://user:pw@a:8761,b:8761/eureka` or `http(s)://host:port/eureka/`; user and password
@@ -41,8 +42,8 @@ class EurekaDiscovery(LiveRegistry):
             alone for 30 s, unless two thirds of them have failed.
         fetch_interval: seconds between fetches, ± 10 %; default 30.
         renew_interval: seconds between renewals, ± 10 %, but at most a third of the lease; default 30.
-        lease: seconds after which the registry may drop an instance that was not renewed, and an empty list of a
-            registry that named instances before is believed; default 90.
+        lease: seconds after which the registry may drop an instance that was not renewed, and the shorter list of a
+            registry that may have restarted is believed; default 90.
         delta: whether to fetch what changed, checked by the registry's hash, instead of everything; default True.
         confirm: False believes an answer that lists half as many as before, or nobody, at once; default True.
         zone: where this process runs: told of its registrations that name none, and used with `zones`.

@@ -60,7 +60,8 @@ class Fetch(Source):
         self._full_until = -math.inf
         self._populated = False  # whether any answer named an instance
         self._believed = 0  # instances of any status in the answer that is known now
-        self._empty: float | None = None  # since when answers name nobody while somebody is known
+        self._was_away = False  # whether the registry failed since its last answer, and so may have restarted
+        self._refilling: float | None = None  # since when one that may have restarted names fewer than are known
         self._doubted = False  # whether the last answer lacked half of what is known, and waits for another
         self._answer: Applications | None = None  # the last one that could be read
         self._tell = told_once(f"registry {servers.name}: skipped:")
@@ -123,7 +124,7 @@ class Fetch(Source):
         return useful
 
     def _away(self, answer: Answer) -> None:
-        self._empty = None  # a registry that is away may come back empty: its lease begins then
+        self._was_away, self._refilling = True, None  # it may come back without memory: its lease begins then
         self._failed(answer)
 
     def _learn(self) -> bool:
@@ -146,22 +147,23 @@ class Fetch(Source):
     def _believe(self, listed: int) -> bool:
         """Whether the mirror may replace what is known: a registry that restarted has forgotten everybody.
 
-        One that names nobody must stay so for a lease, until the producers that live have renewed; one that lacks half
-        must come twice.
+        One that was away, or names nobody, may have restarted. While it names fewer than are known, it must do so for a
+        lease, until the producers that live have renewed. Else one that lacks half must come twice.
         """
-        if not self._doubts:
+        if not self._doubts or listed >= self._believed:
+            self._refilling, self._was_away, self._doubted = None, False, False
             return True
-        if self._believed and not listed:
-            now = self._clock.monotonic()
-            if self._empty is None:
-                self._empty = now
-                logger.warning(
-                    "registry %s: the registry answers an empty list; going on with the last known instances",
-                    self._servers.name,
-                )
-            return now - self._empty >= self._lease
-        self._empty = None
-        self._doubted = 0 < 2 * listed <= self._believed and not self._doubted
+        now = self._clock.monotonic()
+        if self._refilling is None and (self._was_away or not listed):
+            self._refilling, self._was_away = now, False
+            logger.warning(
+                "registry %s: the registry answers %s; going on with the last known instances",
+                self._servers.name,
+                f"{listed} of {self._believed} instances after it was away" if listed else "an empty list",
+            )
+        if self._refilling is not None:
+            return now - self._refilling >= self._lease
+        self._doubted = 2 * listed <= self._believed and not self._doubted
         return not self._doubted
 
     def _readable(self, answer: Answer) -> str:
