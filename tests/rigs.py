@@ -157,46 +157,6 @@ class DnsRig(Rig):
         self.server.__exit__(None, None, None)
 
 
-class SrvRig(DnsRig):
-    """A real nameserver with SRV records, which it reads when it starts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.url = f"srv://_{{service}}._tcp.ex.test?nameserver={self.server.address}&timeout=0.4"
-        self._running = False
-
-    def _record(self, service: str, host: str, port: int) -> list[str]:
-        target = f"h{host.replace('.', '-')}.ex.test"
-        return [f"--srv-host=_{service}._tcp.ex.test,{target},{port},0,1", f"--host-record={target},{host}"]
-
-    def _changed(self) -> None:
-        if self._running:
-            self.kill()
-            self.start()
-
-    def put(self, service: str, host: str, port: int) -> None:
-        self.server.records += self._record(service, host, port)
-        self._changed()
-
-    def drop(self, service: str, host: str, port: int) -> None:
-        for record in self._record(service, host, port):
-            self.server.records.remove(record)
-        self._changed()
-
-    def spoil(self) -> str:
-        self.server.records.append("--srv-host=_producer._tcp.ex.test,nowhere.ex.test,8001,0,1")
-        self._changed()
-        return "the SRV target nowhere.ex.test. has no address"
-
-    def start(self) -> None:
-        self._running = True
-        super().start()
-
-    def kill(self) -> None:
-        self._running = False
-        super().kill()
-
-
 class ConsulRig(Rig):
     """A real agent, which knows only what it is told while it runs."""
 

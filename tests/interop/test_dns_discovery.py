@@ -44,14 +44,14 @@ def hosts(request: pytest.FixtureRequest) -> Ask:
 
     async def in_tasks(url: str, service: str) -> list[str]:
         async with Discovery.from_url(url) as found:
-            return [f"{one.host}:{one.port}" for one in await found.wait_async(service, timeout=1.5)]
+            return [f"{one.host}:{one.port}" for one in await found.wait_async(service, timeout=1.0)]
 
     def ask(url: str, service: str) -> Any:
         try:
             if request.param == "async":
                 return asyncio.run(in_tasks(url, service))
             with Discovery.from_url(url) as found:
-                return [f"{one.host}:{one.port}" for one in found.wait(service, timeout=1.5)]
+                return [f"{one.host}:{one.port}" for one in found.wait(service, timeout=1.0)]
         except NoInstanceError as error:
             return str(error)
 

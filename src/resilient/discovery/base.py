@@ -101,7 +101,7 @@ class Discovery(Runs):
         if not issubclass(provider, cls):
             raise ConfigError(
                 f"{url.partition(':')[0]}:// can be read, but nothing can be registered in it: use Discovery.from_url,"
-                " or a registry (eureka://)",
+                " or a registry (eureka://, consul://, etcd://)",
                 path="url",
             )
         return cast("Self", provider.of_url(url))
