@@ -2,9 +2,9 @@
 
 Only a service that was started with `--chaos` can be told to misbehave:
 
-    curl -d '{"latency": 2.0}' http://127.0.0.1:PORT/chaos      each answer is two seconds late
-    curl -d '{"fail": true}'   http://127.0.0.1:PORT/chaos      each answer is 500
-    curl -d '{}'               http://127.0.0.1:PORT/chaos      well again
+    curl --json '{"latency": 2.0}' http://127.0.0.1:PORT/chaos      each answer is two seconds late
+    curl --json '{"fail": true}'   http://127.0.0.1:PORT/chaos      each answer is 500
+    curl --json '{}'               http://127.0.0.1:PORT/chaos      well again
 """
 
 from __future__ import annotations
