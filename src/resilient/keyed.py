@@ -17,6 +17,7 @@ from resilient.events import Event, publish
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
+_LOOK = 0.05  # seconds between two looks at a value that another thread makes, should nobody be woken
 _LOOK_AT = 16  # how many of the oldest are looked at when there are too many: the price of one new key stays bounded
 
 
@@ -76,29 +77,32 @@ class Keyed(Generic[K, V]):
             RuntimeError: when the factory asks for the key it is making.
         """
         mine: _Making | None = None
-        while mine is None:
-            with self._lock:
-                if key in self._recent:
-                    self._recent.move_to_end(key)
-                    return self._recent[key]
-                found = self._alive.get(key)
-                if found is not None:
-                    self._recent[key] = found
-                    return found
-                making = self._making.get(key)
-                if making is None:
-                    self._making[key] = mine = _Making()
-                    continue
-            if making.thread == threading.get_ident():
-                raise RuntimeError(f"the factory of this Keyed asks for {key!r}, the key that it is making")
-            making.done.wait()
         try:
+            while True:
+                with self._lock:
+                    if key in self._recent:
+                        self._recent.move_to_end(key)
+                        return self._recent[key]
+                    found = self._alive.get(key)
+                    if found is not None:
+                        self._recent[key] = found
+                        return found
+                    making = self._making.get(key)
+                    if making is None or making.over:
+                        self._making[key] = mine = _Making()
+                        break
+                if making.thread == threading.get_ident():
+                    raise RuntimeError(f"the factory of this Keyed asks for {key!r}, the key that it is making")
+                making.wait()
             value = self._factory(key)
             self._keep(key, value)
         finally:
-            with self._lock:
-                self._making.pop(key, None)
-            mine.done.set()
+            if mine is not None:
+                mine.over = True  # first, by itself: an interrupt may leave at the next call
+                mine.done.set()
+                with self._lock:
+                    if self._making.get(key) is mine:
+                        del self._making[key]
         self._make_room()
         return value
 
@@ -173,11 +177,17 @@ class Keyed(Generic[K, V]):
 class _Making:
     """Somebody makes a value; the others wait for it."""
 
-    __slots__ = ("done", "thread")
+    __slots__ = ("done", "over", "thread")
 
     def __init__(self) -> None:
         self.done = threading.Event()
+        self.over = False  # stored before `done` is set, which a signal handler may interrupt
         self.thread = threading.get_ident()
+
+    def wait(self) -> None:
+        """Until it is over."""
+        while not self.over:
+            self.done.wait(_LOOK)
 
 
 def _remembers_nothing(value: object) -> bool:
