@@ -357,3 +357,49 @@ def test_gunicorn_with_workers_is_registered_once(registry: RegistryServer, tmp_
         assert run.ends() == 0
         assert not listed(registry)
         assert "Traceback" not in run.err()
+
+
+def test_a_signal_without_a_name_is_passed_on(registry: RegistryServer) -> None:
+    """Real-time signals, which containers and service managers send: nothing breaks, and the program has them."""
+    port, number = free_port(), signal.SIGRTMIN + 3
+    told = f"import signal\nsignal.signal({number}, lambda *_: print('heard it', flush=True))\n{SERVER}"
+    with running(registry, port, program=[sys.executable, "-u", "-c", told, str(port)]) as run:
+        run.says("is registered")
+        run.send(number)
+        run.says("heard it")
+        run.send(signal.SIGTERM)
+        assert run.ends() == 0
+
+
+def test_nobody_reading_its_sentences_does_not_let_the_program_down(registry: RegistryServer) -> None:
+    """`2>&1 | head`: the program is served, hears the signal and its status is the command's."""
+    port = free_port()
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "resilient", "run", "--service", "shop", "--port", str(port), "--host", "127.0.0.1",
+         "--registry", registry.url, "--", *SERVES, str(port), "7"],
+        stdout=subprocess.PIPE, stderr=writer, text=True,
+    )  # fmt: skip
+    os.close(writer)
+    try:
+        wait_until(lambda: listed(registry), timeout=20.0, what="the registration")
+        run.send_signal(signal.SIGTERM)
+        said, _ = run.communicate(timeout=20)
+        assert "heard SIGTERM" in said
+        assert run.returncode == 7
+        assert not listed(registry)
+    finally:
+        run.kill()
+        run.wait()
+
+
+def test_the_end_is_noticed_although_sigchld_was_ignored() -> None:
+    """By whoever started the command: an ignored SIGCHLD is inherited, and then nobody can be waited for."""
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
+    )
+    line = [sys.executable, "-m", "resilient", "run", "--service", "shop", "--port", str(free_port()),
+            "--registry", "eureka://127.0.0.1:1", "--", sys.executable, "-c", "raise SystemExit(5)"]  # fmt: skip
+    with Started(sys.executable, "-c", ignoring, *line, whole=True) as run:
+        assert run.ends() == 5

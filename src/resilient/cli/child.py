@@ -22,7 +22,7 @@ _FAULTS = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT")
 class Heard(NamedTuple):
     """A signal, and whether the terminal sent it: then everybody in front of it has heard it too."""
 
-    number: signal.Signals
+    number: int  # not every one has a name: real-time signals
     from_terminal: bool
 
 
@@ -44,6 +44,8 @@ class Child:
 
     def __init__(self, command: Sequence[str]) -> None:
         self._signals = waited_for()
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, by whoever started us, nobody could be waited for
         before = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         restored = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]  # Python's own
         try:
@@ -89,7 +91,7 @@ class Child:
         if not hasattr(signal, "sigtimedwait"):
             return self._poll(timeout)
         found = signal.sigwaitinfo(self._signals) if timeout is None else signal.sigtimedwait(self._signals, timeout)
-        return None if found is None else Heard(signal.Signals(found.si_signo), found.si_code == _KERNEL)
+        return None if found is None else Heard(found.si_signo, found.si_code == _KERNEL)
 
     def _poll(self, timeout: float | None) -> Heard | None:
         end = None if timeout is None else time.monotonic() + timeout
@@ -97,7 +99,7 @@ class Child:
             if end is not None and time.monotonic() >= end:
                 return None
             time.sleep(_POLL)
-        number = signal.Signals(signal.sigwait(self._signals))
+        number = signal.sigwait(self._signals)
         return Heard(number, number in {signal.SIGINT, signal.SIGQUIT} and _in_front_of_a_terminal())
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 from resilient.cli import doctor, registry, run, services, watch
-from resilient.cli.output import FAILED, USAGE, complain
+from resilient.cli.output import FAILED, USAGE, complain, silence
 
 _DESCRIPTION = "Resilience for services that call services: find them, be found, see who is there."
 _EPILOG = """\
@@ -38,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # `resilient services | head`: nobody reads on
-        sink = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(sink, sys.stdout.fileno())  # what is still buffered goes there at the exit
-        os.close(sink)
+        silence(sys.stdout)
         return 128 + 13
     except KeyboardInterrupt:
         return 128 + 2

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -24,6 +25,13 @@ def fail(sentence: str) -> int:
     """Complain; the exit status of a failure."""
     complain(sentence)
     return FAILED
+
+
+def silence(stream: TextIO) -> None:
+    """Nobody reads a stream any more: what is said from now on, and what is still buffered, goes nowhere."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, stream.fileno())
+    os.close(sink)
 
 
 def as_json(value: Any, *, indent: int | None = None) -> str:

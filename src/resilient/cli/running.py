@@ -9,7 +9,7 @@ import time
 
 from resilient.cli.child import Child, Heard
 from resilient.cli.opening import accepting, healthy
-from resilient.cli.output import as_json, complain, plain
+from resilient.cli.output import as_json, complain, plain, silence
 from resilient.discovery import (
     Registered,
     RegistrationLost,
@@ -67,6 +67,13 @@ class Running:
         except OSError as error:
             self._tell("not_started", f"cannot run {plain(args.program[0])}: {error.strerror or error}")
             return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+        try:
+            return self._run(child)
+        except BaseException:
+            child.send(signal.SIGTERM)  # nobody would pass that on any more
+            raise
+
+    def _run(self, child: Child) -> int:
         for kind in (RegistryDown, RegistryBack, Registered, RegistrationLost):
             listen(self._on_event, kind)  # their threads begin after the signals were blocked, and hear none
         opened = self._wait_for_port(child)
@@ -183,7 +190,10 @@ class Running:
             self._tell("registered", f"{event.name} is registered{again} at {where}")
 
     def _tell(self, word: str, sentence: str) -> None:
-        if self._args.json:
-            print(as_json({"event": word, "message": sentence}), file=sys.stderr, flush=True)  # noqa: T201
-        else:
-            complain(sentence)
+        try:
+            if self._args.json:
+                print(as_json({"event": word, "message": sentence}), file=sys.stderr, flush=True)  # noqa: T201
+            else:
+                complain(sentence)
+        except OSError:  # nobody reads it any more: no reason to let the program down
+            silence(sys.stderr)
