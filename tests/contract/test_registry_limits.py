@@ -215,6 +215,24 @@ def test_idle_connections_give_way_to_new_ones() -> None:
             client.close()
 
 
+def test_each_newcomer_takes_the_place_of_another_idle_connection() -> None:
+    """Also of those that come at the same moment: there are never more than allowed for long."""
+    with RegistryServer(max_connections=8) as server, contextlib.ExitStack() as stack:
+        assert server._server is not None
+        connections = server._server.server_state.connections
+        for _ in range(8):
+            client = stack.enter_context(contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port)))
+            client.request("GET", "/eureka/apps")
+            client.getresponse().read()
+        with server.store._lock:  # the loop stands still in the next answer, so that they are accepted together
+            waits = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+            waits.sendall(b"GET /eureka/apps HTTP/1.1\r\nHost: r\r\n\r\n")
+            for _ in range(6):
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+        assert waits.recv(1)
+        wait_until(lambda: len(connections) <= 8, timeout=5.0, what="the limit")
+
+
 def test_silent_connections_do_not_keep_heartbeats_out() -> None:
     """More of them than there may be, none of which asks anything: they leave after the time for a head."""
     with RegistryServer(max_connections=8, head_timeout=0.3) as server, contextlib.ExitStack() as stack:
@@ -248,6 +266,25 @@ def test_a_client_that_does_not_take_its_answer_is_cut_off() -> None:
                 took = read_to_end(lazy)
             assert len(took) < 5_000_000
         assert ask(server.port, "PUT", "/eureka/apps/BIG/00000").status == 200
+
+
+def test_the_end_of_an_answer_must_be_taken_as_well() -> None:
+    """Though all of it has been handed over, and the connection is to be closed, which waits for the client."""
+    with RegistryServer(answer_timeout=0.3) as server, contextlib.ExitStack() as stack:
+        for number in range(1_500):
+            server.store.register(Record(app="BIG", id=f"{number:05}", host="h" * 500, ip="i"))
+        for number in range(1_500, 3_500, 25):  # of one or two of these lists only the last 60 kB wait
+            for more in range(25):
+                server.store.register(Record(app="BIG", id=f"{number + more:05}", host="h" * 500, ip="i"))
+            lazy = stack.enter_context(socket.socket())
+            lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            lazy.connect(("127.0.0.1", server.port))
+            lazy.sendall(
+                b"GET /eureka/apps HTTP/1.1\r\nHost: r\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
+            )
+        assert server._server is not None
+        connections = server._server.server_state.connections
+        wait_until(lambda: not connections, timeout=20.0, what="the end of all connections")
 
 
 async def test_answers_that_nobody_takes_are_bounded() -> None:

@@ -27,10 +27,13 @@ def with_limits(*, head_timeout: float, answer_timeout: float, max_connections: 
     class Limited(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            transport.set_write_buffer_limits(high=0)  # whatever the client has not taken is a pause
             self._answering: asyncio.TimerHandle | None = None
             self._head: asyncio.TimerHandle | None = self.loop.call_later(head_timeout, transport.abort)
             if len(self.connections) > max_connections:
-                next(iter(idle), self).transport.abort()
+                longest = next(iter(idle), self)
+                idle.pop(longest, None)  # it goes later in this round of the loop: the next newcomer takes another
+                longest.transport.abort()
 
         def connection_lost(self, exc: Exception | None) -> None:
             idle.pop(self, None)
@@ -50,6 +53,8 @@ def with_limits(*, head_timeout: float, answer_timeout: float, max_connections: 
         def on_response_complete(self) -> None:
             answered = self.cycle
             self._cancel_answering()
+            if self.flow.write_paused:  # its end was not taken yet, and closing would wait for that without a limit
+                self._limit_answering()
             super().on_response_complete()
             if self.cycle is answered and self._head is None and not self.transport.is_closing():
                 idle[self] = None
@@ -57,7 +62,16 @@ def with_limits(*, head_timeout: float, answer_timeout: float, max_connections: 
         def pause_writing(self) -> None:
             super().pause_writing()
             if self._answering is None:
-                self._answering = self.loop.call_later(answer_timeout, self.transport.abort)
+                self._limit_answering()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            answered: Any = self.cycle
+            if answered is None or answered.response_complete:
+                self._cancel_answering()
+
+        def _limit_answering(self) -> None:
+            self._answering = self.loop.call_later(answer_timeout, self.transport.abort)
 
         def _cancel_head(self) -> None:
             if self._head is not None:
