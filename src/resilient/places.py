@@ -45,6 +45,16 @@ def retain_held() -> tuple[Place, ...]:
     return tuple(place for place in held.places if place.retain())
 
 
+def let_go(kept: list[Place]) -> None:
+    """Release places, each one once, although several threads may do so."""
+    while kept:
+        try:
+            place = kept.pop()
+        except IndexError:
+            return
+        place.release()
+
+
 collected: ContextVar[list[Place] | None] = ContextVar("resilient.collected_places", default=None)
 """In async code, the list of whoever keeps places longer than the call they were taken for: a response is not over at
 its headers. Mostly nobody does. Layers put their places in while the call runs."""

@@ -133,11 +133,13 @@ class Balancer:
                 fleet = book.fleet
                 if fleet.found is found and now < fleet.fresh_until:
                     host = choose(fleet, key, NOBODY)
+                    lease = HeldLease(book, host, now)  # before it counts: from then on it is given back when dropped
                     host.picks += 1
                     host.in_flight += 1
                     book.load.in_flight += 1
-                    trial = 0 if host.out is None else book.trial_locked(host, now)
-                    return HeldLease(book, host, now, trial)
+                    if host.out is not None:
+                        lease.trial = book.trial_locked(host, now)
+                    return lease
         return self._pick_with_care(found, now, key, exclude)
 
     def mark(self, instance: Instance, *, healthy: bool) -> None:
@@ -214,11 +216,12 @@ class Balancer:
                 host = choose(fleet, key, tried)
             if not whatever and not book.may_try_locked(host, now):
                 return None
+            lease = HeldLease(book, host, now)
             host.picks += 1
             host.in_flight += 1
             book.load.in_flight += 1
-            trial = 0 if host.out is None else book.trial_locked(host, now)
-            lease = HeldLease(book, host, now, trial)
+            if host.out is not None:
+                lease.trial = book.trial_locked(host, now)
         for narrower in told:
             narrower.chosen(key, host)
         return lease

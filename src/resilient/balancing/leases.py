@@ -91,7 +91,7 @@ class HeldLease:
 
     __slots__ = ("__weakref__", "answer_after", "book", "host", "instance", "judged", "settled", "started", "trial")
 
-    def __init__(self, book: Settling, host: Host, started: float, trial: int) -> None:
+    def __init__(self, book: Settling, host: Host, started: float, trial: int = 0) -> None:
         self.book = book
         self.host = host
         self.instance = host.instance
@@ -154,7 +154,11 @@ class HeldLease:
             self.ignored()
 
     def __del__(self) -> None:
-        if not self.settled:
+        try:
+            settled = self.settled
+        except AttributeError:  # an interrupt came before it was made
+            return
+        if not settled:
             self.book.drop(self.host, self.trial)
 
     def __repr__(self) -> str:

@@ -14,6 +14,7 @@ from resilient.balancing.strategies import weigh
 from resilient.discovery import Instance
 from resilient.events import Event, Outbox
 
+_NEVER = float("-inf")
 _EVERY = 1.0  # seconds between two looks at latencies and slow starts
 _SOON = 0.1  # while no median is known
 _EVERY_OF_MANY = 0.0005  # seconds per instance: five for ten thousand, so that a look costs a thousandth of the time
@@ -61,7 +62,6 @@ class Roll:
         """Take back what nobody settled."""
 
     def _list_locked(self, usable: tuple[Instance, ...], now: float) -> None:
-        self._usable = usable
         listed, starting = list[Host](), list(self._starting)
         known: dict[Identity, Host] = {}
         for instance in usable:
@@ -76,16 +76,19 @@ class Roll:
             if who not in known:
                 listed.append(host)
             known[who] = host
-        self._began = self._began or bool(usable)
         for who, host in self._hosts.items():
             if who not in known and host.in_flight:
                 known[who] = host  # in the snapshot until its calls have ended
-        self._hosts, self._listed = known, tuple(listed)
-        self._there = frozenset(listed)
-        self._outs = dict.fromkeys(host for host in listed if host.out is not None)
-        self._starting = [host for host in starting if host in self._there]
-        self._weighed = float("-inf")
+        in_order, there = tuple(listed), frozenset(listed)
+        outs = dict.fromkeys([host for host in listed if host.out is not None])
+        starting = [host for host in starting if host in there]
+        began = self._began or bool(usable)
+        # Nothing is called from here on: an interrupt finds the list of before, or this one.
+        self._hosts, self._listed, self._there, self._outs, self._starting = known, in_order, there, outs, starting
+        self._began = began
+        self._weighed = _NEVER
         self._weights_changed = True  # the same hosts may have another zone or other metadata: a fleet shows instances
+        self._usable = usable
 
     def _fleet_locked(self, found: object, now: float) -> Fleet:
         if not self._listed:

@@ -206,7 +206,7 @@ class _Call(Call):
         attempt.answered(response.status, retry_after=pause)
         response.resilient = {"instance": attempt.instance, "attempts": exchange.attempts}  # type: ignore[attr-defined]  # told there
         failed = failed_call(response.status)
-        _hold(response, attempt, () if failed else self.keep())
+        _hold(response, attempt, [] if failed else self.keep())
         self.answers.append(response)
         if not failed:
             exchange.went_well()
@@ -237,12 +237,11 @@ async def _attempt(call: _Call, exchange: Exchange, _request: ClientRequest) -> 
     return call.answer(response, exchange, attempt)
 
 
-def _hold(response: Answer, attempt: Attempt, kept: tuple[places.Place, ...]) -> None:
+def _hold(response: Answer, attempt: Attempt, kept: list[places.Place]) -> None:
     """Until the body has come, or else until the answer is closed or dropped."""
 
     def end() -> None:
-        for place in kept:
-            place.release()
+        places.let_go(kept)
         error = response.content.exception()
         if isinstance(error, aiohttp.ClientPayloadError):  # any other is of whoever closed it
             attempt.broke(error, Trouble.BROKEN)

@@ -98,18 +98,16 @@ class Call:
         kept = exchange.take_kept()
         if not isinstance(kept, self.failed_kind):
             return None
-        answer = self.answer_of(kept)
-        self.answers.remove(answer)
-        return answer
+        return self.answer_of(kept)
 
     # --- after that ---------------------------------------------------------------------------------------------------
 
-    def keep(self) -> tuple[places.Place, ...]:
+    def keep(self) -> list[places.Place]:
         """Hold the places of this call's policies until the body ends: a response is not over at its headers."""
         if not self.plan.holds:
-            return ()
+            return []
         mine = places.held.places[self.held_before :] if self.collected is None else places.collected.get() or ()
-        return tuple(place for place in mine if place.retain())
+        return [place for place in mine if place.retain()]
 
     def leaving(self, error: BaseException, exchange: Exchange) -> BaseException:
         """No other attempt is made: the error as the policies around the call see it."""
@@ -140,6 +138,24 @@ class Call:
         """Our error, as the client's too."""
         return as_clients(error, self.kinds)
 
-    def unwanted(self, wanted: Any) -> list[Any]:
-        """The call is over: the answers to be closed, because a policy put another one in their place."""
-        return [answer for answer in self.answers if answer is not wanted]
+    def discard_all_but(self, wanted: Any) -> None:
+        """The call is over: close the answers in whose place a policy put another one. Interrupted, that one too."""
+        try:
+            for answer in self.answers:
+                if answer is not wanted:
+                    self.discard(answer)
+        except BaseException:
+            for answer in (*self.answers, wanted):
+                self.discard(answer)
+            raise
+
+    async def discard_all_but_async(self, wanted: Any) -> None:
+        """The same for an event loop. Cancelled, nobody gets the one that was wanted."""
+        try:
+            for answer in self.answers:
+                if answer is not wanted:
+                    await self.discard_async(answer)
+        except BaseException:
+            for answer in (*self.answers, wanted):
+                await self.discard_async(answer)
+            raise

@@ -59,8 +59,7 @@ def run(call: Call, send: Send, request: Any) -> Any:
     finally:
         call.over = True
         if len(call.answers) != 1 or call.answers[0] is not answer:
-            for other in call.unwanted(answer):
-                call.discard(other)
+            call.discard_all_but(answer)
     return answer
 
 
@@ -141,8 +140,7 @@ async def run_async(call: Call, send: SendAsync, request: Any) -> Any:
             collected.set(outer)
         call.over = True
         if len(call.answers) != 1 or call.answers[0] is not answer:
-            for other in call.unwanted(answer):
-                await call.discard_async(other)
+            await call.discard_all_but_async(answer)
     return answer
 
 

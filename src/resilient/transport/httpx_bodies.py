@@ -57,6 +57,9 @@ class _Answer:
     """What both colours of an answer's body share: it gives back what it holds once."""
 
     family: ClassVar[Family]
+    _kept: list[places.Place] | None = None
+    _pool: Pool[Any] | None = None  # until it is whole: an interrupt may come before
+    _open = False
 
     def __init__(
         self,
@@ -65,10 +68,8 @@ class _Answer:
         pool: Pool[Any],
         until: Limit | None,
         key: str,
-        kept: tuple[places.Place, ...] = (),
     ) -> None:
         self._stream = stream
-        self._kept = kept  # places of policies, retained
         self._attempt = attempt  # uses the pool until the stream has been closed: its connection is idle then
         self._pool = pool
         self._until = until
@@ -80,10 +81,8 @@ class _Answer:
         if not self._open:
             return
         self._open = False
-        if self._kept:
-            kept, self._kept = self._kept, ()
-            for one in kept:
-                one.release()
+        if self._kept is not None:
+            places.let_go(self._kept)
         if error is None:
             self._attempt.ended()
         else:
@@ -91,6 +90,16 @@ class _Answer:
                 isinstance(error, self.family.http.TimeoutException) and self._left() <= TIME_IS_UP
             )  # a caller without time is not the host's failure
             self._attempt.broke(error, Trouble.OTHER if late else self._trouble(error))
+
+    def keep(self, kept: list[places.Place]) -> None:
+        """Hold places of policies, too."""
+        self._kept = kept
+        if not self._open:  # a caller whose time was up has closed it meanwhile
+            places.let_go(kept)
+
+    def _leave(self) -> None:
+        if self._pool is not None:
+            self._pool.leave(self._attempt)
 
     def _trouble(self, error: BaseException) -> Trouble:
         found = self.family.trouble_of(error)
@@ -113,7 +122,8 @@ class _Answer:
     def __del__(self) -> None:
         # Takes no lock: a finaliser may run anywhere. The lease, and places of policies, come back from finalisers of
         # their own.
-        self._pool.lose(self._attempt)
+        if self._pool is not None:
+            self._pool.lose(self._attempt)
         if self._open:
             warnings.warn(
                 f"an answer of {self._key!r} was neither read to its end nor closed; its connection is lost"
@@ -143,12 +153,14 @@ class AnswerBody(_Answer):
 
     def close(self) -> None:
         """Give everything back."""
-        if self._open:
-            self._end()
         try:
-            self._stream.close()
+            if self._open:
+                self._end()
         finally:
-            self._pool.leave(self._attempt)
+            try:
+                self._stream.close()
+            finally:
+                self._leave()
 
 
 class AsyncAnswerBody(_Answer):
@@ -175,4 +187,4 @@ class AsyncAnswerBody(_Answer):
         try:
             await self._stream.aclose()
         finally:
-            self._pool.leave(self._attempt)
+            self._leave()

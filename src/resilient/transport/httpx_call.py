@@ -236,46 +236,51 @@ class HttpxCall(Call):
         left = None if until is None else max(0.0, until.end - until.clock.monotonic())
         out.extensions["timeout"] = shortened(self._request.extensions.get("timeout"), left)
 
-    def answer(
-        self, response: Any, exchange: Exchange, attempt: Attempt, pool: Pool[Any], out: Any, body: Callable[..., Any]
+    def received(
+        self, response: Any, exchange: Exchange, attempt: Attempt, pool: Pool[Any], body: Callable[..., Any]
     ) -> Any:
-        """The answer as the policies see it.
-
-        Raises:
-            FailedResponse: holding it, when its status is a failure.
-        """
-        status, family = response.status_code, self._family
-        if attempt.limit is not None:
-            self.loosen(out)
-        sent, elapsed = self._body.read_at, None
-        if sent is not None:  # without the wait for a connection: else a full pool of ours looks like a slow instance
-            elapsed = self.lane.clock.monotonic() - sent
-        pause = retry_after(response) if status in _COME_BACK_LATER else None
-        attempt.answered(status, retry_after=pause, elapsed=elapsed)
-        failed = status >= 400 and failed_call(status)
-        kept = self.keep() if self.plan.holds and not failed else ()  # a failed one must not bar its own repetition
-        stream = body(response.stream, attempt, pool, self.until, self.lane.key, kept)
+        """The client transport's answer as the caller's: its end gives everything back, and from now on it has one."""
+        stream = body(response.stream, attempt, pool, self.until, self.lane.key)
         told = {"instance": attempt.instance, "attempts": exchange.attempts}
         if self._core.connections.factory is None:  # a pool of our own gives a new one each time: it is ours
             found = response
             found.stream, found.request = stream, self._request
             found.extensions[EXTENSION] = told
         else:
-            found = family.http.Response(
-                status,
+            found = self._family.http.Response(
+                response.status_code,
                 headers=response.headers,
                 stream=stream,
                 request=self._request,
                 extensions={**response.extensions, EXTENSION: told},
             )
         self.answers.append(found)
+        return found
+
+    def answer(self, found: Any, exchange: Exchange, attempt: Attempt, out: Any) -> Any:
+        """The answer that was received as the policies see it.
+
+        Raises:
+            FailedResponse: holding it, when its status is a failure.
+        """
+        status, family = found.status_code, self._family
+        if attempt.limit is not None:
+            self.loosen(out)
+        sent, elapsed = self._body.read_at, None
+        if sent is not None:  # without the wait for a connection: else a full pool of ours looks like a slow instance
+            elapsed = self.lane.clock.monotonic() - sent
+        pause = retry_after(found) if status in _COME_BACK_LATER else None
+        attempt.answered(status, retry_after=pause, elapsed=elapsed)
+        failed = status >= 400 and failed_call(status)
+        if self.plan.holds and not failed:  # a failed one must not bar its own repetition
+            found.stream.keep(self.keep())
         if self.over and isinstance(found.stream, family.http.SyncByteStream):
             found.close()  # a Timeout left this thread behind: nobody will read it
         if not failed:
             if exchange.attempts > 1:
                 exchange.went_well()
             return found
-        text = f"{status} {response.reason_phrase} from {exchange.describe()}"
+        text = f"{status} {found.reason_phrase} from {exchange.describe()}"
         error = family.failed(text, request=self._request, response=found)
         bare = family.http.Response(status)
         exchange.refused(attempt, error, lambda: family.failed(text, request=self._request, response=bare))

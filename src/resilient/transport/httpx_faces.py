@@ -116,16 +116,19 @@ class SyncTransport(Face[Request, Response, Limits, Pool]):
 
     def _attempt(self, call: HttpxCall, exchange: Exchange, _request: Request) -> Any:
         attempt = exchange.attempt() if call.missing is None else call.choose(exchange)
-        pool = None
+        pool = response = None
         try:
             if exchange.attempts > 1 and (thrown := call.thrown(exchange)) is not None:
                 call.discard(thrown)
             pool = call.take(self._core.connections.sync, attempt)
             out = call.outgoing(attempt, pool.address)
             response = pool.transport.handle_request(out)
+            answer = call.received(response, exchange, attempt, pool, self.family.body)
         except BaseException as error:
             if pool is not None:
                 pool.leave(attempt)
+            if response is not None:
+                call.discard(response)
             leaving = call.failed(error, attempt)
             try:
                 if leaving is error:
@@ -133,7 +136,7 @@ class SyncTransport(Face[Request, Response, Limits, Pool]):
                 raise leaving from error
             finally:
                 del leaving  # its traceback holds this frame
-        return call.answer(response, exchange, attempt, pool, out, self.family.body)
+        return call.answer(answer, exchange, attempt, out)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._core.targets!r}>"
@@ -160,12 +163,14 @@ class AsyncTransport(Face[Request, Response, Limits, Pool]):
 
     async def aclose(self) -> None:
         """Close every pool of this loop, and the discovery if it was made from a URL."""
-        await self._pools().aclose()
-        await self._core.targets.aclose()
+        try:
+            await self._pools().aclose()
+        finally:
+            await self._core.targets.aclose()
 
     async def _attempt(self, call: HttpxCall, exchange: Exchange, _request: Request) -> Any:
         attempt = exchange.attempt() if call.missing is None else call.choose(exchange)
-        pool = None
+        pool = response = None
         try:
             if exchange.attempts > 1 and (thrown := call.thrown(exchange)) is not None:
                 await call.discard_async(thrown)  # here, where a cancellation gives the lease back
@@ -175,9 +180,12 @@ class AsyncTransport(Face[Request, Response, Limits, Pool]):
                 response = await pool.transport.handle_async_request(out)
             else:
                 response = await self._before_deadline(pool.transport, out, attempt)
+            answer = call.received(response, exchange, attempt, pool, self.family.async_body)
         except BaseException as error:
             if pool is not None:
                 pool.leave(attempt)
+            if response is not None:
+                await call.discard_async(response)
             leaving = call.failed(error, attempt)
             try:
                 if leaving is error:
@@ -185,7 +193,7 @@ class AsyncTransport(Face[Request, Response, Limits, Pool]):
                 raise leaving from error
             finally:
                 del leaving  # its traceback holds this frame
-        return call.answer(response, exchange, attempt, pool, out, self.family.async_body)
+        return call.answer(answer, exchange, attempt, out)
 
     async def _before_deadline(self, transport: Any, out: Any, attempt: Attempt) -> Any:
         """One attempt, ended a little after its time when its own timeouts, which count per read, have not ended it."""

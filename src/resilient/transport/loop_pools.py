@@ -25,7 +25,7 @@ class LoopPools(Pools[Any]):
     async def aclose(self) -> None:
         """Close every pool, and wait for those that are being closed."""
         for transport in self.take_all():
-            await _aclose(transport)
+            self._closing.begin(transport)
         await self._closing.finish()
 
     def after_fork_in_child(self) -> None:
@@ -52,14 +52,18 @@ class _Closing:
 
     def _begin(self) -> None:
         if self.waiting:  # else `finish` was faster
-            task = asyncio.get_running_loop().create_task(_aclose(self.waiting.pop()))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self.begin(self.waiting.pop())
+
+    def begin(self, transport: Any) -> None:
+        """Close one, in a task of its own: who waits for that may be cancelled, and it may take long."""
+        task = asyncio.get_running_loop().create_task(_aclose(transport), context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def finish(self) -> None:
-        """Close what is left; wait for the rest."""
+        """Close what is left; wait until all is closed."""
         while self.waiting:
-            await _aclose(self.waiting.pop())
+            self.begin(self.waiting.pop())
         if self._tasks:
             await asyncio.wait(self._tasks)
 

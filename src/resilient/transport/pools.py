@@ -108,11 +108,16 @@ class Pools(Generic[T]):
     def enter(self, key: PoolKey, user: object) -> Pool[T] | None:
         """Use the pool of `key`, if there is one. Takes no lock."""
         pool = self._pools.get(key)
-        if pool is not None:
+        if pool is None:
+            return None
+        try:
             pool.users.add(user)  # before the look: who closes it says so before it looks for users
             if pool._made and not pool.left:
                 return pool
+        except BaseException:
             pool.leave(user)
+            raise
+        pool.leave(user)
         return None
 
     def take(
@@ -127,21 +132,23 @@ class Pools(Generic[T]):
             make: makes the client transport.
             address: of the instance, for whoever uses the pool.
         """
-        with self._lock:
-            pool = self._pools.get(key)
-            if pool is None:
-                pool = self._pools[key] = Pool(self._dispose, address)
-                if listing is not None:
-                    self._listings[key] = listing
-            pool.users.add(user)
+        pool: Pool[T] | None = None
         try:
-            made = pool.make(make)
+            with self._lock:
+                pool = self._pools.get(key)
+                if pool is None:
+                    pool = self._pools[key] = Pool(self._dispose, address)
+                    if listing is not None:
+                        self._listings[key] = listing
+                pool.users.add(user)
+            if listing is not None and listing.service is not None:
+                self._hear(listing.service, listing)
+            if pool.make(make) and listing is not None and listing.service is not None:
+                self._part({key: listing})  # its instance may have left since it was chosen
         except BaseException:
-            pool.leave(user)
+            if pool is not None:
+                pool.leave(user)
             raise
-        if made and listing is not None and listing.service is not None:
-            self._hear(listing.service, listing)
-            self._part({key: listing})  # its instance may have left since it was chosen
         return pool
 
     def take_all(self) -> list[T]:
@@ -176,7 +183,12 @@ class Pools(Generic[T]):
             else:
                 pools._part(pools._listings.copy())
 
-        stop = listing.hear(changed)
+        try:
+            stop = listing.hear(changed)
+        except BaseException:
+            with self._lock:
+                self._heard.pop(service, None)  # the next one asks again
+            raise
         with self._lock:
             self._heard[service] = stop
 

@@ -217,26 +217,30 @@ class _Call(Call):
         attempt.failed(leaving, trouble)
         return leaving
 
-    def answer(
+    def received(
         self, response: requests.Response, exchange: Exchange, attempt: Attempt, pool: Pool[HTTPAdapter]
     ) -> requests.Response:
-        """The answer as the policies see it.
+        """The answer as the caller's: its end gives everything back, and from now on it has one."""
+        self._sent = True
+        raw, response.raw = response.raw, RawBody(response.raw, attempt, pool, self.until, self.lane.key)
+        self.answers.append(response)
+        response.request, response.url = self._request, str(self._request.url)
+        response.cookies = RequestsCookieJar()  # of the name, not of the address
+        extract_cookies_to_jar(response.cookies, self._request, raw)  # type: ignore[no-untyped-call]  # requests has no types there
+        response.resilient = {"instance": attempt.instance, "attempts": exchange.attempts}  # type: ignore[attr-defined]  # told there
+        return response
+
+    def answer(self, response: requests.Response, exchange: Exchange, attempt: Attempt) -> requests.Response:
+        """The answer that was received as the policies see it.
 
         Raises:
             FailedAnswer: holding it, when its status is a failure.
         """
-        self._sent = True
         pause = retry_after(response) if response.status_code in {429, 503} else None
         attempt.answered(response.status_code, retry_after=pause)
-        response.request, response.url = self._request, str(self._request.url)
-        response.cookies = RequestsCookieJar()  # of the name, not of the address
-        extract_cookies_to_jar(response.cookies, self._request, response.raw)  # type: ignore[no-untyped-call]  # requests has no types there
-        failed = failed_call(response.status_code)
-        kept = () if failed else self.keep()  # until the body ends
-        response.raw = RawBody(response.raw, attempt, pool, self.until, self.lane.key, kept)
-        response.resilient = {"instance": attempt.instance, "attempts": exchange.attempts}  # type: ignore[attr-defined]  # told there
-        self.answers.append(response)
-        if not failed:
+        if not failed_call(response.status_code):
+            raw: Any = response.raw
+            raw.keep(self.keep())  # until the body ends; a failed one must not bar its own repetition
             exchange.went_well()
             return response
         text = f"{response.status_code} {response.reason} from {exchange.describe()}"
@@ -252,16 +256,19 @@ class _Call(Call):
 
 def _attempt(call: _Call, exchange: Exchange, _request: requests.PreparedRequest) -> requests.Response:
     attempt = exchange.attempt() if call.missing is None else call.choose(exchange)
-    pool = None
+    pool = response = None
     try:
         if (thrown := call.thrown(exchange)) is not None:
             call.discard(thrown)
         out = call.outgoing(attempt)
         pool = call.take(attempt)
         response = pool.transport.send(out, timeout=_shortened(call.timeout, attempt.left()), **call.sending)
+        answer = call.received(response, exchange, attempt, pool)
     except BaseException as error:
         if pool is not None:
             pool.leave(attempt)
+        if response is not None:
+            call.discard(response)
         leaving = call.failed(error, attempt)
         try:
             if leaving is error:
@@ -269,7 +276,7 @@ def _attempt(call: _Call, exchange: Exchange, _request: requests.PreparedRequest
             raise leaving from error
         finally:
             del leaving  # its traceback holds this frame
-    return call.answer(response, exchange, attempt, pool)
+    return call.answer(answer, exchange, attempt)
 
 
 def _addressed(url: SplitResult, host: str, port: int) -> str:

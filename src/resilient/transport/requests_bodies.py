@@ -41,11 +41,10 @@ class InstancePool(HTTPAdapter):
 class RawBody:
     """urllib3's response; gives back what it holds when it has been read or is closed: lease, pool, `kept` places."""
 
-    def __init__(
-        self, raw: Any, attempt: Attempt, pool: Pool[Any], until: Any, key: str, kept: tuple[places.Place, ...]
-    ) -> None:
+    _kept: list[places.Place] | None = None
+
+    def __init__(self, raw: Any, attempt: Attempt, pool: Pool[Any], until: Any, key: str) -> None:
         self._raw = raw
-        self._kept = kept
         self._attempt = attempt  # uses the pool until the connection has been given back
         self._pool = pool
         self._open = True
@@ -86,11 +85,13 @@ class RawBody:
 
     def close(self) -> None:
         """Give everything back."""
-        self._end()
         try:
-            self._raw.close()
+            self._end()
         finally:
-            self._pool.leave(self._attempt)
+            try:
+                self._raw.close()
+            finally:
+                self._pool.leave(self._attempt)
 
     def release_conn(self) -> None:
         """The same; the connection may be used again."""
@@ -99,6 +100,12 @@ class RawBody:
             self._raw.release_conn()
         finally:
             self._pool.leave(self._attempt)
+
+    def keep(self, kept: list[places.Place]) -> None:
+        """Hold places of policies, too."""
+        self._kept = kept
+        if not self._open:  # a caller whose time was up has closed it meanwhile
+            places.let_go(kept)
 
     def _check_time(self) -> None:
         until = self._until
@@ -115,9 +122,8 @@ class RawBody:
         if not self._open:
             return
         self._open = False
-        kept, self._kept = self._kept, ()
-        for one in kept:
-            one.release()
+        if self._kept is not None:
+            places.let_go(self._kept)
         if error is None or isinstance(error, ResilienceError):
             self._attempt.ended()
         else:
