@@ -40,6 +40,7 @@ PUBLIC_ROOMS = [
     "resilient.balancing",
     "resilient.compat.pybreaker",
     "resilient.gateway",
+    "resilient.registry_server",
     "resilient.telemetry",
     "resilient.transport",
     "resilient.transport.aiohttp",

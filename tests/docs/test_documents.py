@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tables import tables
 from resilient.discovery import Registry
+from tests.docs.test_docstrings import PUBLIC_ROOMS
 from tests.servers import RegistryProcess
 
 ROOT = Path(__file__).parents[2]
@@ -84,10 +87,47 @@ def test_the_makefile_has_every_command_that_the_documents_name() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_links_lead_to_files_that_are_there(document: Path) -> None:
-    """A relative link is a path in this project."""
-    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", document.read_text()):
-        assert (document.parent / target).exists(), target
+def test_links_lead_to_what_is_there(document: Path) -> None:
+    """A relative link is a path in this project, and what follows a `#` is a heading there."""
+    for target, heading in re.findall(r"\]\((?!https?:|mailto:)([^)#]*)(?:#([^)]+))?\)", document.read_text()):
+        file = document.parent / target if target else document
+        assert file.exists(), target
+        assert not heading or heading in anchors(file), f"{target}#{heading}"
+
+
+def anchors(document: Path) -> set[str]:
+    """What its headings are called in links: lower case, hyphens for spaces, no other signs."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS[1:], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_document_can_be_reached_from_the_readme(document: Path) -> None:
+    """By links, over other documents."""
+    seen, ahead = set[Path](), [ROOT / "README.md"]
+    while ahead:
+        here = ahead.pop().resolve()
+        if here not in seen and here.suffix == ".md":
+            seen.add(here)
+            ahead += [here.parent / target for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", here.read_text())]
+    assert document.resolve() in seen
+
+
+def test_every_public_name_stands_in_a_document() -> None:
+    """Who reads a name in code finds what it is for."""
+    words = set(re.findall(r"\w+", "".join(path.read_text() for path in DOCUMENTS)))
+    rooms = [importlib.import_module(room) for room in PUBLIC_ROOMS]
+    assert [f"{room.__name__}.{name}" for room in rooms for name in room.__all__ if name not in words] == []
+
+
+def test_the_tables_of_benchmarks_that_the_documents_name_are_there() -> None:
+    """`python -m benchmarks NAME` prints something."""
+    titles = [table.title.lower() for table in tables()]
+    command = re.compile(r"python -m benchmarks (?:\"([^\"]+)\"|(\w+))")
+    named = {"".join(found).lower() for path in DOCUMENTS for found in command.findall(path.read_text())}
+    assert named
+    assert [name for name in named if not any(name in title for title in titles)] == []
 
 
 def test_every_test_says_what_it_holds() -> None:

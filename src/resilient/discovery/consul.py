@@ -43,10 +43,10 @@ class ConsulDiscovery(FollowingDiscovery, LiveRegistry):
     Args:
         url: `consul://token@host:8500?dc=eu`, with the options `dc`, `tag` (asked for, and given), `namespace`,
             `consistency` (stale, default or consistent; default stale), `wait` (seconds that the agent holds a request,
-            default 30), `ttl` (seconds for which a renewal is good, default 15), `reap` (seconds after which the agent
-            drops what was not renewed, at least and by default 60), `drain` (seconds of maintenance before an entry is
-            taken out, default 0) and `tls`.
-        clock: where time comes from.
+            0.2 … 600, default 30), `ttl` (seconds for which a renewal is good, 1 … 3,600, default 15), `reap` (seconds
+            after which the agent drops what was not renewed, at least and by default 60), `drain` (seconds of
+            maintenance before an entry is taken out, 0 … 600, default 0) and `tls`.
+        clock: default the machine's monotonic clock.
 
     Raises:
         ConfigError: when the URL or an option is wrong.

@@ -41,8 +41,9 @@ class DnsDiscovery(FollowingDiscovery):
     Args:
         url: `dns://producer.internal:8080`, or `dns://tasks.{service}:8080` for every service that is looked up, with
             the options `nameserver` (addresses, by comma; default: those of /etc/resolv.conf), `timeout` (seconds for
-            each question, default 2), `family` (4, 6 or any), `secure` and `service`; `srv://` has `priorities` too.
-        clock: where time comes from.
+            each question, 0.05 … 30, default 2), `family` (4, 6 or any), `secure` and `service`; `srv://` has
+            `priorities` too.
+        clock: default the machine's monotonic clock.
 
     Raises:
         ConfigError: when the URL or an option is wrong, or dnspython is not installed.

@@ -35,10 +35,10 @@ class EtcdDiscovery(LiveRegistry):
     process does; a status that is not UP, and a health check that fails, take the key away.
 
     Args:
-        url: `etcd://user:password@a:2379,b:2379/services`; options: `ttl` (seconds for which a renewal is good, default
-            15), `watch` (seconds of silence after which the watch is begun anew, default 60), `drain` (seconds between
-            taking the key away and the end, default 0), `tls`.
-        clock: where time comes from.
+        url: `etcd://user:password@a:2379,b:2379/services`; options: `ttl` (seconds for which a renewal is good, 2 …
+            3,600, default 15), `watch` (seconds of silence after which the watch is begun anew, 1 … 3,600, default 60),
+            `drain` (seconds between taking the key away and the end, 0 … 600, default 0), `tls`.
+        clock: default the machine's monotonic clock.
 
     Raises:
         ConfigError: when the URL or an option is wrong.

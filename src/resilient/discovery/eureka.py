@@ -57,7 +57,7 @@ class EurekaDiscovery(LiveRegistry):
         tls: a context, instead of these three.
         auth: `(user, password)`; or a function that gives the headers of a request, called before each one in the
             refresh loop, so it must be quick: `lambda: {"Authorization": f"Bearer {token()}"}`; or an httpx.Auth.
-        clock: where time comes from.
+        clock: default the machine's monotonic clock.
 
     Raises:
         ConfigError: when the URL or an option is wrong.

@@ -38,7 +38,7 @@ class FileDiscovery(LiveDiscovery):
     Args:
         url: `file:///absolute/path.json?poll=2`; options: `poll`, seconds between looks, 0.05 … 3,600, default 2;
             `format`, json or yaml, default by the name's end (.yaml and .yml: YAML, which needs the extra `yaml`).
-        clock: where time comes from.
+        clock: default the machine's monotonic clock.
 
     Raises:
         ConfigError: when the URL or an option is wrong, or YAML is not installed. A file that is not there is none.

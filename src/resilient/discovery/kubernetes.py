@@ -43,9 +43,9 @@ class KubernetesDiscovery(LiveDiscovery):
     Args:
         url: `kubernetes://namespace` (none: the pod's own); options: `port` (the port's name or number; default the
             only one, or http, https, the first), `selector` (labels of the slices), `family` (4, 6 or any), `watch`
-            (seconds after which a watch is begun anew, default 60), and outside of a pod `api` (http or https), `token`
-            and `ca` (paths of files).
-        clock: where time comes from.
+            (seconds after which a watch is begun anew, 1 … 3,600, default 60), and outside of a pod `api` (http or
+            https), `token` and `ca` (paths of files).
+        clock: default the machine's monotonic clock.
 
     Raises:
         ConfigError: when the URL or an option is wrong, or this is no pod and `api` is missing.

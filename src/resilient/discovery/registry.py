@@ -15,6 +15,8 @@ class Registration(Runs):
         instance: what is registered. Its host and id stay empty until the registry was first reached, when the address
             that reaches it was to be found out.
 
+    Safe for threads and event loops. `close` takes 5 s at most, and the registry's `drain`; it never raises.
+
     Example:
         >>> from resilient.discovery import Registry
         >>> from resilient.registry_server import RegistryServer
@@ -33,7 +35,11 @@ class Registration(Runs):
         raise NotImplementedError
 
     def set_status(self, status: str, /) -> None:
-        """UP, OUT_OF_SERVICE (drain) or DOWN; sent by the refresh loop at once, not waited for."""
+        """UP, OUT_OF_SERVICE (drain) or DOWN; sent by the refresh loop at once, not waited for.
+
+        Raises:
+            ConfigError: when it is none of these.
+        """
         raise NotImplementedError
 
 

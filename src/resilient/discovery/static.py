@@ -20,7 +20,9 @@ class StaticDiscovery(Discovery):
 
     Args:
         services: the instances of each service.
-        clock: where `wait` takes its time from.
+        clock: not needed here; as for every Discovery.
+
+    Safe for threads and event loops.
 
     Example:
         >>> from resilient.discovery.static import StaticDiscovery

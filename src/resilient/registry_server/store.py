@@ -54,6 +54,12 @@ class RegistryStore:
 
     Raises:
         ConfigError: when a value is out of range.
+
+    Example:
+        >>> from resilient.registry_server import RegistryStore
+        >>> store = RegistryStore(max_instances=100)
+        >>> len(store), store.evict(), store.protected
+        (0, [], 0)
     """
 
     def __init__(

@@ -32,6 +32,8 @@ class Actuator:
     Raises:
         ConfigError: when an argument is wrong, or prometheus_client is not installed.
 
+    Safe for any number of requests and event loops at once. Metrics are collected in a thread.
+
     Example:
         >>> from prometheus_client import CollectorRegistry
         >>> from starlette.applications import Starlette

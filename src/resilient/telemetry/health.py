@@ -42,7 +42,7 @@ class Health:
         required: names of circuit breakers without which this process is of no use.
         timeout: seconds that checks are waited for, all at the same time; default 2.0. Beyond, DOWN.
         max_age: seconds that an answer of a check holds, 0 or more, default 1.0: however many ask, it is asked once.
-        clock: where time comes from.
+        clock: default the machine's monotonic clock.
 
     Raises:
         ConfigError: when an argument is wrong.
