@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 from examples.hospital.messages.local_broker import LocalBroker
 from examples.hospital.system import id_of
@@ -73,8 +72,7 @@ def everything_is_killed(tour: HospitalTour) -> None:
         return
     system = tour.system
     before = system.done().check_ins
-    with ThreadPoolExecutor(5) as pool:
-        many = [pool.submit(tour.user.insist, 1 + number % 5) for number in range(MANY)]
+    with tour.user.insisting(1 + number % 5 for number in range(MANY)) as many:
         tour.wait_for(lambda: sum(one.done() for one in many) >= MANY // 6)
         broker.kill()
         killed = [system.replicas["finance"][0], system.replicas["ward"][1]]

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -87,15 +88,28 @@ class User:
         path = "/reception/check_in_patient"
         return self.ask(path, "POST", params={"patientId": patient_id}, headers=headers)
 
-    def insist(self, patient_id: int) -> Seen:
+    def insist(self, patient_id: int, *, enough: threading.Event | None = None) -> Seen:
         """Check a patient in, sent again until it is done; the key makes it happen once, however often it is sent."""
         key = uuid.uuid4().hex
         deadline = time.monotonic() + _TRIES
+        enough = enough or threading.Event()
         while True:
             seen = self.check_in(patient_id, key=key)
-            if seen.status in {200, 201} or time.monotonic() > deadline:
+            if seen.status in {200, 201} or time.monotonic() > deadline or enough.wait(0.1):
                 return seen
-            time.sleep(0.1)
+
+    @contextmanager
+    def insisting(self, patients: Iterable[int], *, users: int = 5) -> Iterator[list[Future[Seen]]]:
+        """Users check these patients in while the block runs, and after it to the end; they give up when it raises."""
+        enough = threading.Event()
+        with ThreadPoolExecutor(users) as pool:
+            many = [pool.submit(self.insist, patient, enough=enough) for patient in patients]
+            try:
+                yield many
+            except BaseException:  # else Ctrl-C would wait for minutes while there is no gateway
+                enough.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     @contextmanager
     def asking(self, path: str, *, pause: float = 0.03, users: int = 1) -> Iterator[list[Seen]]:
