@@ -62,7 +62,7 @@ def show(effort: Effort) -> list[Goal]:
     costs: dict[tuple[str, int], Pick] = {}
     for name in STRATEGIES:
         for size in SIZES:
-            found = costs[name, size] = measure(name, size, effort)
+            found = costs[name, size] = measure(name, min(size, effort.hosts), effort)
             print(f"{name:{_WIDE}} {size:7,} {found.idle:8.2f} {found.busy:9.2f} {found.settle:8.2f}")
     rotation = costs["RoundRobin", 10], costs["RoundRobin", 10_000]
     plain = [found for (name, size), found in costs.items() if size == 100]

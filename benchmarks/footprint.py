@@ -91,7 +91,9 @@ def _breakers(effort: Effort) -> list[Breaker]:
 def imports(effort: Effort) -> list[Import]:
     """What each import costs, the least of some fresh interpreters."""
     names = ("resilient", "circuitbreaker", "pybreaker", "interlock")
-    return [min((_import(name) for _ in range(effort.rounds + 2)), key=lambda one: one.milliseconds) for name in names]
+    return [
+        min((_import(name) for _ in range(effort.interpreters)), key=lambda one: one.milliseconds) for name in names
+    ]
 
 
 def _bytes(make: Callable[[str], Any], names: list[str]) -> tuple[float, float]:

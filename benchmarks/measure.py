@@ -32,11 +32,23 @@ class Effort:
     breakers: int = 10_000
     simulated: float = 64.0  # seconds of virtual time, at most
     services: int = 1000  # in a registry
+    hosts: int = 10_000  # in a fleet, at most
+    interpreters: int = 5  # that are started for each import
 
 
 ALL_OF_IT = Effort()  # some five minutes
 ONCE = Effort(
-    seconds=60.0, bursts=1, rounds=1, sleeping=2, tasks=10, period=0.05, breakers=20, simulated=0.5, services=2
+    seconds=60.0,
+    bursts=1,
+    rounds=1,
+    sleeping=2,
+    tasks=10,
+    period=0.05,
+    breakers=20,
+    simulated=0.5,
+    services=2,
+    hosts=200,
+    interpreters=1,
 )  # to see that it runs
 
 

@@ -28,6 +28,7 @@ def test_every_candidate_does_the_same(title: str) -> None:
     assert scenario.calls or scenario.acalls
 
 
+@pytest.mark.timeout(180)  # it starts processes: on a busy machine a minute may not do
 def test_one_burst_of_each_is_measured_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """Every table is printed once, and every goal has a line that says whether it held."""
     __main__.main([], measure.ONCE)
