@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from examples.hospital.messages import broker_of_url
+from examples.hospital.messages.local_broker import server_binary
 from examples.hospital.messages.nats_broker import NatsBroker
 from examples.hospital.monitoring.configuration import ALERTS, configuration
 from examples.hospital.service import DRAIN
@@ -148,6 +149,23 @@ def test_prometheus_finds_them_as_it_does_in_the_tests_with_a_real_one(tmp_path:
         [promtool, "check", "config", str(tmp_path / "prometheus.yml")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_message_dies_with_the_machine_of_the_broker() -> None:
+    """The server takes its configuration: what it confirms is on the disk, in the volume."""
+    text = (DEPLOY / "nats.conf").read_text()
+    (config,) = services["nats"]["configs"]
+    assert option("nats", "--config") == config["target"]
+    assert document["configs"][config["source"]]["file"] == "./nats.conf"
+    assert re.search(r"^    sync_interval: always$", text, re.MULTILINE)
+    store = re.search(r"^    store_dir: (\S+)$", text, re.MULTILINE)
+    assert store
+    assert [volume.partition(":")[2] for volume in services["nats"]["volumes"]] == [store[1]]
+    assert any(f":{port}/" in services["nats"]["healthcheck"]["test"][-1] for port in re.findall(r"port: (\d+)", text))
+    done = subprocess.run(
+        [server_binary(), "--config", str(DEPLOY / "nats.conf"), "-t"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_autoscaler_scales_the_patients_within_what_the_swarm_keeps() -> None:
