@@ -160,6 +160,7 @@ async def _load_until_scaled(one: Scaler) -> Any:
         ([], "what is to be scaled?"),
         (["--", "x"], "--registry is missing"),
         (["--registry", "what://x", "--", "x"], "what"),
+        (["--registry", "eureka://x:1", "--logs", "/dev/null/logs", "--", "x"], "the logs cannot be written"),
         (["--docker-service", "x", "--", "y"], "not both"),
         (["--docker-service", "x", "--docker-host", "nowhere"], "unix:///var/run/docker.sock"),
         (["--min", "3", "--max", "2", "--docker-service", "x"], "must not be less than minimum"),

@@ -273,3 +273,25 @@ async def test_a_step_that_fails_is_tried_again_after_ever_longer_pauses(clock: 
     assert scaler.state()["trouble"] == ""
     loop.cancel()
     await asyncio.wait({loop})
+
+
+async def test_an_error_that_nobody_expected_does_not_end_the_loop(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as no memory for one more process: it is shown, logged with where it came from, and tried again."""
+    replicas = Counted(clock)
+    scaler = Autoscaler(replicas, Limits(1, 1), clock=clock)
+    loop = asyncio.create_task(scaler.run())
+
+    async def no_memory() -> str:
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replicas, "add", no_memory)
+        await _passes(clock, 5)
+    assert "Cannot allocate memory" in scaler.state()["trouble"]
+    assert "in no_memory" in caplog.text
+    await _passes(clock, 20)
+    assert (replicas.count, scaler.state()["trouble"]) == (1, "")
+    loop.cancel()
+    await asyncio.wait({loop})

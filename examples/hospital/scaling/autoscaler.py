@@ -126,12 +126,15 @@ class Autoscaler:
             return
         try:
             await self._step()
-        except ReplicaError as error:
+        except Exception as error:
             self._failures += 1
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
             self._not_before = self._clock.monotonic() + pause
-            self._trouble = str(error)
-            self._event(f"{error}; tried again in {pause:g} s", level=logging.WARNING)
+            expected = isinstance(error, ReplicaError)
+            self._trouble = str(error) if expected else f"{type(error).__name__}: {error}"
+            self._event(f"{self._trouble}; tried again in {pause:g} s", level=logging.WARNING)
+            if not expected:  # such as a machine without memory for one more process: the next step may do better
+                logger.warning("this was not expected", exc_info=error)
         else:
             self._failures = 0
             self._trouble = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from examples.hospital.scaling.local import LocalReplicas, Version
 from examples.hospital.scaling.target import Limits
 from examples.support.serving import HOST, listen_or_exit, log_to_stderr, serve
 from resilient import ConfigError
+
+logger = logging.getLogger("hospital.scaling")
 
 _TOKEN: Final = "AUTOSCALER_TOKEN"  # noqa: S105  # the variable's name; command lines are seen by everybody
 _OK: Final = 0
@@ -52,16 +55,28 @@ def _replicas(arguments: argparse.Namespace, command: Sequence[str]) -> Replicas
         raise ConfigError("what is to be scaled? Give a module after --, or --docker-service")
     if not arguments.registry:
         raise ConfigError("--registry is missing: replicas are watched and drained there", path="registry")
-    logs = arguments.logs or Path(tempfile.mkdtemp(prefix="autoscaler-"))
-    logs.mkdir(parents=True, exist_ok=True)
+    listing = EurekaListing(arguments.registry, arguments.service)
     return LocalReplicas(
         Version(command[0], tuple(command[1:])),
-        EurekaListing(arguments.registry, arguments.service),
-        logs=logs,
+        listing,
+        logs=_folder(arguments.logs),
         name=f"{arguments.service}-scaled",
         health=arguments.health,
         linger=arguments.linger,
     )
+
+
+def _folder(wanted: Path | None) -> Path:
+    """For the logs; it stays, so that somebody can look what a replica has died of."""
+    try:
+        if wanted is not None:
+            wanted.mkdir(parents=True, exist_ok=True)
+            return wanted
+        folder = Path(tempfile.mkdtemp(prefix="autoscaler-"))
+    except OSError as error:
+        raise ConfigError(f"the logs cannot be written: {error}", path="logs") from error
+    logger.info("the logs of the replicas are in %s", folder)
+    return folder
 
 
 def _parser() -> argparse.ArgumentParser:
