@@ -71,8 +71,8 @@ class Breakable:
 
 
 def _made(given: dict[str, Any]) -> Pipeline[None] | None:
-    latency, fail = given.pop("latency", 0.0), given.pop("fail", False)
-    if given or not isinstance(fail, bool):
+    latency, fail = given.get("latency", 0.0), given.get("fail", False)
+    if given.keys() - {"latency", "fail"} or not isinstance(fail, bool):
         raise Problem(422, 'Chaos is {"latency": seconds} or {"fail": true}, both, or {} for none.')
     if not latency and not fail:
         return None

@@ -6,6 +6,7 @@ import importlib
 import re
 import threading
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -119,6 +120,14 @@ def test_every_public_name_stands_in_a_document() -> None:
     words = set(re.findall(r"\w+", "".join(path.read_text() for path in DOCUMENTS)))
     rooms = [importlib.import_module(room) for room in PUBLIC_ROOMS]
     assert [f"{room.__name__}.{name}" for room in rooms for name in room.__all__ if name not in words] == []
+
+
+def test_every_module_has_a_room_in_the_architecture() -> None:
+    """The map names each module at the top of the package, `gate*` all those that begin so."""
+    told = (ROOT / "docs" / "architecture.md").read_text().split("## The rooms")[1].split("## ")[0]
+    rooms = [word.rstrip("/") for word in re.findall(r"[\w*]+/?", told)]
+    modules = [path.stem for path in (ROOT / "src" / "resilient").iterdir() if path.stem[0] not in "_."]
+    assert [name for name in modules if name != "py" and not any(fnmatch(name, room) for room in rooms)] == []
 
 
 def test_the_tables_of_benchmarks_that_the_documents_name_are_there() -> None:

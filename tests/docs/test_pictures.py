@@ -79,6 +79,17 @@ def test_a_label_may_hold_any_character(script: dict[str, Any]) -> None:
     assert 'a < b & "c"' in texts(script["picture"](odd))
 
 
+def test_the_table_beside_the_tails_says_what_they_show() -> None:
+    """Of the strategies that are drawn, each percentile of the table is the one on the picture."""
+    document = (ROOT / "docs" / "how-to" / "choose-a-strategy.md").read_text()
+    table = document.partition("| p99 in ms")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| (?:\*\*)?`?([^|`*,]+)[^|]*\| (.+) \|$", table, flags=re.MULTILINE))
+    drawn = re.findall(r">(\d+) (?:ms|% answered)<", (PICTURES / "balancing-tails.svg").read_text())
+    told = [rows[name] for name in ("round robin", "power of two choices", "RoundRobin", "LeastRequest")]
+    cells = [[cell.split()[0].rstrip(",") for cell in row.split(" | ")] for row in told]
+    assert [cells[row][column] for column in range(5) for row in range(4)] == drawn
+
+
 def test_the_picture_needs_nothing_from_elsewhere(script: dict[str, Any]) -> None:
     """No script, no font, no image that a reader's browser would have to fetch."""
     picture = script["picture"](TRANSITIONS).replace("http://www.w3.org/2000/svg", "")
