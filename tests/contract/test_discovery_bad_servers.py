@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +16,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from resilient import NoInstanceError
-from resilient.discovery import Discovery, Registry
+from resilient.discovery import Discovery, Registry, kubernetes_watch, wire
 from tests.waiting import wait_until
 
 URLS = {
@@ -162,3 +166,88 @@ def test_a_host_that_does_not_resolve_is_named(url: str) -> None:
         words = wait_until(found._trouble, timeout=30, what="the resolver's answer")
         assert host in words
         assert "ConnectError" in words
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("kind", URLS)
+def test_an_answer_that_is_too_large_is_not_taken(kind: str, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed or not, it is a failure in words, of whatever status."""
+    monkeypatch.setattr(wire, "_MOST", 2**20)
+    body = b"[" + b" " * 2**20 + b"]"
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
+    if packed:
+        body, head = gzip.compress(body), head + b"Content-Encoding: gzip\r\n"
+    whole = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+    def send(sock: socket.socket) -> None:
+        sock.sendall(whole)
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(20)
+        while sock.recv(65_536):  # else what was not read yet resets the connection
+            pass
+
+    server = BadServer(send)
+    with Discovery.from_url(URLS[kind].format(server.address)) as found:
+        found.instances("producer")
+        assert "an answer of more than 1 MB" in wait_until(found._trouble, timeout=20, what="an answer")
+    server.close()
+
+
+def test_a_list_without_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes' lists come in pages; a server that always knows a next one is told in words."""
+    monkeypatch.setattr(kubernetes_watch, "_PAGES", 3)
+    server = BadServer(plain(b'{"metadata": {"resourceVersion": "7", "continue": "next"}, "items": []}'))
+    with Discovery.from_url(URLS["kubernetes"].format(server.address)) as found:
+        found.instances("producer")
+        assert "more than 3 pages" in wait_until(found._trouble, timeout=20, what="an answer")
+    server.close()
+
+
+def test_a_token_that_can_not_be_sent_is_not_shown() -> None:
+    """What refuses a header quotes it."""
+    server = BadServer(plain(b"[]"))
+    with Discovery.from_url(f"consul://s3cret%0Atoken@{server.address}") as found:
+        found.instances("producer")
+        words = wait_until(found._trouble, timeout=20, what="the refusal")
+    assert "characters that can not be sent" in words
+    assert "s3cret" not in words
+    server.close()
+
+
+def test_22_a_fork_keeps_no_connection_of_a_watch_open() -> None:
+    """A child that lives on would hold it: a registry that counts them (Consul: 200) would refuse new ones."""
+    ended = threading.Event()
+
+    def until_the_end(sock: socket.socket) -> None:
+        sock.settimeout(30)
+        if not sock.recv(1):
+            ended.set()
+
+    server = BadServer(until_the_end)
+    code = f"""
+        import os, signal, sys, time, warnings
+        from resilient.discovery import Discovery
+        warnings.simplefilter("ignore", DeprecationWarning)  # of CPython 3.12+: to fork with threads is what is tested
+        found = Discovery.from_url({URLS["consul"].format(server.address)!r})
+        found.instances("producer")
+        sys.stdin.readline()
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        found.close()
+        sys.stdin.readline()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdin=subprocess.PIPE, text=True)
+    try:
+        assert process.stdin is not None
+        wait_until(lambda: server.seen, timeout=20, what="the request that waits")
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert ended.wait(20)
+    finally:
+        process.communicate("\n", timeout=20)
+        server.close()
+    assert process.returncode == 0

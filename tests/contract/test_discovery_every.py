@@ -274,6 +274,32 @@ def test_22_a_forked_child_looks_up_for_itself(rig: Rig) -> None:
         process.communicate()
 
 
+def test_22_a_fork_while_it_begins_leaves_no_child_hanging(rig: Rig) -> None:
+    """The background's first steps import a client; a fork waits for that, else the child's own would never end."""
+    rig.put("producer", *ONE)
+    code = f"""
+        import os, time, warnings
+        from resilient.discovery import Discovery
+        warnings.simplefilter("ignore", DeprecationWarning)  # of CPython 3.12+: to fork with threads is what is tested
+        found = Discovery.from_url({rig.url!r})
+        found.instances("producer")
+        children = []
+        for _ in range(4):
+            time.sleep(0.02)
+            child = os.fork()
+            if child == 0:
+                found.wait("producer", timeout=15)
+                os._exit(0)
+            children.append(child)
+        print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children], flush=True)
+        found.close()
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT, timeout=50, check=False
+    )
+    assert (process.stdout, process.stderr) == ("[0, 0, 0, 0]\n", "")
+
+
 async def test_23_tasks_do_everything_without_a_thread(rig: Rig) -> None:
     """Lookups, changes and the end run on the caller's loop; a caller that is cancelled cancels only itself."""
     for each in (ONE, TWO, THREE):

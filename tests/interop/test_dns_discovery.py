@@ -145,7 +145,7 @@ def test_names_from_outside_do_not_fill_the_memory(
         for name in ("h1", "no name", "a/b", "h2", "h3", "h4", "h5"):
             assert found.instances(name) == ()
         wait_until(lambda: found.instances("h3"), what="the third")
-        assert len(found._sources) == 3
+        assert len(found._sources) == len(found._followed) == 3
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
         "dns://{service}.ex.test:80: 3 services are followed, 'h4' and more are not"
     ]

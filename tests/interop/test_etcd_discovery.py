@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from resilient import NoInstanceError, listen
-from resilient.discovery import Registry, RegistryAuthFailed, RegistryDown
+from resilient.discovery import RegistrationLost, Registry, RegistryAuthFailed, RegistryDown
 from resilient.events import Event
 from tests.etcd_server import EtcdServer, encoded
 from tests.scripted_registry import free_port
@@ -96,3 +96,22 @@ def test_an_entry_goes_with_its_lease(server: EtcdServer) -> None:
         assert server.keys("/live/") == []
         wait_until(lambda: server.keys("/live/") == [f"/live/web/{mine.instance.id}"], timeout=15, what="the key")
         wait_until(lambda: found.instances("web"), timeout=15, what="the instance")
+
+
+def test_an_entry_that_somebody_deleted_comes_back(server: EtcdServer) -> None:
+    """The lease lives on and would be renewed for ever; the loss is told, and the key is put again once."""
+    told: list[Event] = []
+    stop = listen(told.append, RegistrationLost)
+    with Registry.from_url(f"etcd://{server.host}/live?ttl=2&watch=1") as found, found.register("web", port=1) as mine:
+        found.wait("web", timeout=15)
+        server.delete(f"/live/web/{mine.instance.id}")
+        wait_until(lambda: server.keys("/live/") == [f"/live/web/{mine.instance.id}"], timeout=15, what="the key")
+        wait_until(lambda: mine.registered and found.instances("web"), timeout=15, what="the instance")
+        revision = server.ask("/v3/kv/range", {"key": encoded("x")})["header"]["revision"]
+        renewed = time.monotonic() + 1.5  # two renewals: they are no changes
+        wait_until(lambda: time.monotonic() > renewed, what="renewals")
+        assert server.ask("/v3/kv/range", {"key": encoded("x")})["header"]["revision"] == revision
+        mine.set_status("DOWN")
+        wait_until(lambda: server.keys("/live/") == [], timeout=15, what="an instance that is down")
+    stop()
+    assert [event.reason for event in told if isinstance(event, RegistrationLost)] == ["its key was deleted"]

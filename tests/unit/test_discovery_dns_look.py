@@ -233,6 +233,26 @@ def test_a_target_whose_nameserver_fails_keeps_its_addresses() -> None:
     assert [host for host, _, _ in world.found()] == ["10.1.0.1", "10.1.0.3"]
 
 
+def test_a_target_that_is_no_longer_asked_for_is_no_trouble_any_more() -> None:
+    """It failed when it was asked for last, and then left the records: the registry answers, and is told to be back."""
+    records: Records = {
+        ("_web._tcp.test.", "SRV"): (9, ["0 0 81 a.test.", "0 0 81 b.test."]),
+        ("b.test.", "A"): (9, ["10.1.0.2"]),
+    }
+    world = World(srv(), records)
+
+    def a_fails(step: Send) -> Answer:
+        lost = dns.message.from_wire(step.body or b"").question[0].name.to_text() == "a.test."
+        return Answer(error="silent") if lost else world.well(step)
+
+    world.answer = a_fails
+    world.run()
+    assert "silent" in world.servers.trouble
+    world.records = {**records, ("_web._tcp.test.", "SRV"): (9, ["0 0 81 b.test."])}
+    world.run()
+    assert world.servers.trouble == ""
+
+
 def test_a_truncated_answer_is_asked_for_by_tcp() -> None:
     """However it was cut; truncated by TCP too it is a failure."""
     world = World(plain(), {("web.test.", "A"): (9, ["10.1.0.1"])})

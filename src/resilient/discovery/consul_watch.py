@@ -16,7 +16,8 @@ from resilient.discovery.source import Doubt, Source, told_once
 from resilient.discovery.steps import Answer, Exchange
 
 _INTERVAL = 30.0  # seconds: the longest between tries that fail
-_APART = 0.1  # seconds between two questions, however fast things change, or an index is broken
+_APART = 0.1  # seconds between two questions, however fast things change
+_IDLE = 1.0  # the same, after an answer that came for nothing: a proxy that loses the index makes all of them so
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +108,13 @@ class ConsulWatch(Source):
             self._index = 0
             self._confirm()
             return
+        before = self._roster.get(self._service)
         self._roster.update(self._service, self._read)
         self._backoff.reset()
+        idle = index > 0 and self._roster.get(self._service) is before
         new = _index(answer)
         self._index = new if new >= index else 0  # it went back: the state is another one, read it at once
-        self._next = self._started + _APART
+        self._next = self._started + (_IDLE if idle else _APART)
 
     def _accept(self, answer: Answer) -> str:
         if not answer.good:

@@ -11,6 +11,11 @@ import dns.exception
 import dns.message
 import dns.rcode
 import dns.rdatatype
+import dns.rdtypes.ANY.CNAME  # these are loaded by name when the first answer is read, where no fork waits for it
+import dns.rdtypes.ANY.SOA
+import dns.rdtypes.IN.A
+import dns.rdtypes.IN.AAAA
+import dns.rdtypes.IN.SRV
 from dns.rdatatype import RdataType
 
 from resilient.clock import Clock
@@ -90,6 +95,7 @@ class DnsLook(Source):
         self._found = _Found()
         self._ttl = LONGEST
         self._targets: dict[str, list[str]] = {}  # what each SRV target resolved to when it last did
+        self._asked: set[str] = set()  # what was asked in this look
         self._tell = told_once(f"{servers.name}: {question.service}:")
 
     def _age(self) -> float:
@@ -97,11 +103,14 @@ class DnsLook(Source):
 
     def _look(self) -> Exchange[None]:
         self._ttl = LONGEST
+        before, self._asked = self._asked, set()
         try:
             found = yield from (self._addresses() if self._question.port else self._services())
         except _FailedError as failed:
             self._failed(failed.answer)
+            self._asked |= before
             return
+        self._servers.forget(before - self._asked)  # targets that are gone may have failed when they were asked last
         service = self._question.service
         unique = {(instance.host, instance.port): instance for instance in found}
         fresh = tuple(unique[key] for key in sorted(unique))  # servers turn the order with each answer
@@ -190,9 +199,11 @@ class DnsLook(Source):
                 return f"its answer can not be read: {str(error) or type(error).__name__}"
             return ""
 
+        purpose = f"{name} {kind.name}"
+        self._asked.add(purpose)
         for method in ("UDP", "TCP"):
             answer = yield from self._servers.ask(
-                method, "", accept, body=question.to_wire(), read=True, purpose=f"{name} {kind.name}"
+                method, "", accept, body=question.to_wire(), read=True, purpose=purpose
             )
             if answer.error:
                 raise _FailedError(answer)

@@ -14,6 +14,11 @@ from resilient.discovery.steps import Answer, Exchange
 _LEADER = {"Grpc-Metadata-Hasleader": "true"}
 
 
+def accept_good(answer: Answer) -> str:
+    """What most questions take."""
+    return "" if answer.good else told(answer)
+
+
 class EtcdCalls:
     """What the watch and all leases of one registry ask with.
 
@@ -37,7 +42,7 @@ class EtcdCalls:
         path: str,
         body: Mapping[str, Any],
         *,
-        accept: Callable[[Answer], str] = lambda answer: "" if answer.good else told(answer),
+        accept: Callable[[Answer], str] = accept_good,
         purpose: str,
         stream: bool = False,
     ) -> Exchange[Answer]:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from resilient.clock import Clock
-from resilient.discovery.etcd_calls import EtcdCalls
-from resilient.discovery.etcd_wire import message, text64
+from resilient.discovery.etcd_calls import EtcdCalls, accept_good
+from resilient.discovery.etcd_wire import message, text64, told
 from resilient.discovery.instance import Instance
 from resilient.discovery.lease import KeptLease
 from resilient.discovery.plain import write_instance
@@ -66,6 +66,9 @@ class EtcdLease(KeptLease):
             if answer.good and _seconds(answer) <= 0:
                 self._lose("its lease has ended")
                 told = self._told = None
+            elif answer.good and told == (dirty, "UP"):
+                self._settle((yield from self._still_shown()))
+                return
             elif not answer.good or told[0] == dirty:
                 self._settle(answer)
                 return
@@ -84,15 +87,31 @@ class EtcdLease(KeptLease):
     def _show(self, *, up: bool) -> Exchange[Answer]:
         if not up:
             return (yield from self._call("/v3/kv/deleterange", {"key": self._key}))
-        value = text64(json.dumps(write_instance(self.instance)))
-        return (yield from self._call("/v3/kv/put", {"key": self._key, "value": value, "lease": self._id}))
+        return (yield from self._call("/v3/kv/put", self._put))
+
+    def _still_shown(self) -> Exchange[Answer]:
+        """Put the key again if somebody deleted it, which the lease knows nothing of."""
+        gone = {"key": self._key, "target": "CREATE", "result": "EQUAL", "createRevision": "0"}
+        body = {"compare": [gone], "success": [{"requestPut": self._put}]}
+        answer = yield from self._call("/v3/kv/txn", body, _accept_or_refused)
+        if answer.status == 403:  # who may write only can not compare
+            return Answer(200)
+        if answer.good and _field(answer, "succeeded") is True:
+            self._lose("its key was deleted")
+        return answer
+
+    @property
+    def _put(self) -> Mapping[str, Any]:
+        return {"key": self._key, "value": text64(json.dumps(write_instance(self.instance))), "lease": self._id}
 
     @property
     def _key(self) -> str:
         return text64(f"{self._prefix}{self.instance.service}/{self.instance.id}")
 
-    def _call(self, path: str, body: Mapping[str, Any]) -> Exchange[Answer]:
-        return (yield from self._calls.call(path, body, purpose=_WRITING))
+    def _call(
+        self, path: str, body: Mapping[str, Any], accept: Callable[[Answer], str] = accept_good
+    ) -> Exchange[Answer]:
+        return (yield from self._calls.call(path, body, accept=accept, purpose=_WRITING))
 
     def _greet(self) -> Exchange[Answer]:
         return (yield from self._servers.ask("GET", "/version", _any, purpose=_WRITING))
@@ -114,6 +133,10 @@ class EtcdLease(KeptLease):
     def _post(self, server: Server, timeout: float, path: str) -> Send:
         body = {"ID": self._id} if path.endswith("revoke") else {"key": self._key}
         return Send(server, "POST", path, timeout, json.dumps(body).encode(), headers=self._calls.headers)
+
+
+def _accept_or_refused(answer: Answer) -> str:
+    return "" if answer.good or answer.status == 403 else told(answer)
 
 
 def _any(answer: Answer) -> str:

@@ -31,7 +31,7 @@ class FollowingDiscovery(LiveDiscovery):
 
     def __init__(self, servers: Servers, clock: Clock, wires: Wires, services: Sequence[str] = ()) -> None:
         super().__init__(servers, clock, wires)
-        self._followed: dict[str, Source | None] = {}
+        self._followed: dict[str, Source] = {}
         self._lock = threading.Lock()
         self._full = False
         for service in services:
@@ -54,24 +54,28 @@ class FollowingDiscovery(LiveDiscovery):
     def _follow(self, service: str) -> tuple[Instance, ...]:
         if service not in self._followed:
             with self._lock:
-                source = self._followed[service] = self._made(service)
-            if source is not None and self._refresh.running:
+                source = self._made_locked(service)
+            if source is None:
+                self._refuse(service)
+            elif self._refresh.running:
                 self._refresh.add(source, alone=self.watching)
                 self._refresh.wake()
         return self._roster.known.get(service, ())
 
-    def _made(self, service: str) -> Source | None:
-        if service in self._followed:
-            return self._followed[service]
-        if len(self._sources) >= self.most:
-            if not self._full:
-                self._full = True
-                logger.warning("%s: %d services are followed, %r and more are not", self._name, self.most, service)
-            return None
-        source = self._source(service)
-        if source is not None:
-            self._sources = (*self._sources, source)
-        return source
+    def _made_locked(self, service: str) -> Source | None:
+        found = self._followed.get(service)
+        if found is None and len(self._sources) < self.most:
+            found = self._source(service)
+            if found is not None:
+                self._followed[service] = found
+                self._sources = (*self._sources, found)
+        return found
+
+    def _refuse(self, service: str) -> None:
+        """Nothing is kept of a name that is not followed, and of the first only is told that there are too many."""
+        if len(self._sources) >= self.most and not self._full:
+            self._full = True
+            logger.warning("%s: %d services are followed, %r and more are not", self._name, self.most, service)
 
     def _there(self, service: str) -> bool:
         if self.instances(service):

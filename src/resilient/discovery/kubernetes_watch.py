@@ -18,6 +18,7 @@ from resilient.discovery.steps import Answer, Exchange, more
 _REFUSED = 60.0  # seconds until somebody may have given us the right to look
 _APART = 1.0  # seconds between the begins of two watches, however fast they end
 _PAGE = 500  # slices in one answer
+_PAGES = 1000  # answers of one list; a server that never comes to its end must not be asked for ever
 _LATE = 10.0  # seconds after the time at which the server ends a watch: then it is a connection without another end
 _GONE = 410  # the version is so old that what came after it is forgotten
 
@@ -68,8 +69,13 @@ class KubernetesWatch(Source):
     def _list(self) -> Exchange[bool]:
         """What was known is known until the whole list is here."""
         page: dict[str, Any] = {}
+        pages = 0
 
         def accept(answer: Answer) -> str:
+            nonlocal pages
+            pages += 1
+            if pages > _PAGES:
+                return f"its list has more than {_PAGES} pages"
             if not answer.good:
                 return "" if answer.status == _GONE else told(answer)
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import os
 import socket
 import threading
 import weakref
@@ -63,6 +64,10 @@ class LoopRun(TaskRun):
         """Whether it would wait for itself if the caller waited."""
         return threading.current_thread() is self._thread
 
+    def after_fork_in_child(self) -> None:
+        """Let go of the parent's connections: they would stay open when the parent closes them."""
+        self._own.let_go()
+
 
 class _Loop(asyncio.SelectorEventLoop):
     """A loop that looks names up in its own thread and closes every connection that was made on it.
@@ -85,6 +90,14 @@ class _Loop(asyncio.SelectorEventLoop):
         for transport in list(self._made):
             if not transport.is_closing():
                 transport.close()
+
+    def let_go(self) -> None:
+        """In a forked child: nothing in place of each connection; whoever closes its object does no harm."""
+        with open(os.devnull, "rb") as nothing:  # noqa: PTH123  # between fork and everything else: no object more
+            for transport in list(self._made):
+                sock = transport.get_extra_info("socket")
+                if sock is not None and sock.fileno() >= 0:
+                    os.dup2(nothing.fileno(), sock.fileno(), inheritable=False)
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
         return socket.getaddrinfo(host, port, **options)

@@ -203,6 +203,7 @@ class Refresh:
         self._lock = threading.RLock()
         if self._run is not None:
             self.settled = False
+            self._run.after_fork_in_child()
         self._run = None
         self.agenda.jobs = self.agenda.alone = ()
         self.ended.forget()

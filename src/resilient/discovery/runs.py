@@ -78,6 +78,9 @@ class ThreadRun:
         """Whether it would wait for itself if the caller waited."""
         return threading.current_thread() is self._thread
 
+    def after_fork_in_child(self) -> None:
+        """A request in flight is the parent's, and soon over."""
+
 
 class TaskRun:
     """In a task of the loop that runs where it is made, and in a further one for each job that is alone."""
@@ -173,6 +176,9 @@ class TaskRun:
         except RuntimeError:
             return False
 
+    def after_fork_in_child(self) -> None:
+        """The loop and what was opened on it are its owner's."""
+
 
 def _heard(task: asyncio.Task[None]) -> None:
     """What ends a lane, as `sys.exit()` in a listener does, ends the loop too, and is told there."""
@@ -194,7 +200,7 @@ class _Lane:
 
     async def run(self) -> None:
         """Work until it is stopped."""
-        wire = self._refresh.awire()
+        wire = load_undisturbed(self._refresh.awire)  # it imports an HTTP client
         try:
             await adrive(self._refresh.steps(self._run, self._job), wire.send, self.rest)
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from resilient.clock import Clock
 from resilient.discovery.events import RegistryAuthFailed, RegistryBack, RegistryDown
@@ -99,7 +99,12 @@ class Servers:
 
     def forget_writing(self) -> None:
         """Nothing is written any more, so that it failed is no trouble any more."""
-        self._troubles.pop(_WRITING, None)
+        self.forget((_WRITING,))
+
+    def forget(self, purposes: Iterable[str]) -> None:
+        """These are asked no more, so that they failed is no trouble any more; the next good answer tells so."""
+        for purpose in purposes:
+            self._troubles.pop(purpose, None)
 
     def _note(self, trouble: str, purpose: str, *, refused: bool) -> None:
         """Tell once when the registry goes, and once when it is back."""

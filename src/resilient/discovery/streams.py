@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from resilient.discovery.steps import MORE, Answer, Send
-from resilient.discovery.wire import CONNECT_TIMEOUT, AsyncHttpWire, _arguments, _describe, _local
+from resilient.discovery.wire import CONNECT_TIMEOUT, AsyncHttpWire, _arguments, _describe, _local, aread_all
 
 if TYPE_CHECKING:
     import ssl
@@ -48,7 +48,7 @@ class StreamingWire(AsyncHttpWire):
                 if got.is_success:
                     self._chunks = got.aiter_bytes()
                     return Answer(got.status_code, local=local, headers=got.headers)
-                answer = Answer(got.status_code, await got.aread(), local=local, headers=got.headers)
+                answer = Answer(got.status_code, await aread_all(got), local=local, headers=got.headers)
         except Exception as error:
             answer = Answer(error=_describe(error, step))
         await self._shut()

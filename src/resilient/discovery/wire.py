@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import httpx
 
 CONNECT_TIMEOUT = 2.0  # seconds; a registry is near
+_MOST = 128 * 2**20  # bytes of an answer, unpacked; a list of 100,000 instances has 100 MB
 _HEADERS = {"Accept": "application/json", "User-Agent": "resilient"}  # without Accept Eureka answers in XML
 _now = REAL_CLOCK.monotonic  # sockets live in real time, whatever clock the policies run on
 
@@ -70,13 +71,11 @@ class HttpWire:
     """
 
     def __init__(self, *, tls: bool | ssl.SSLContext) -> None:
-        import codecs
-
         import httpx
 
         from resilient.discovery.deadline_transport import DeadlineTransport
 
-        codecs.lookup("idna")  # else loaded when the first name is resolved, where no fork waits for it
+        load_idna()
         self._transport = DeadlineTransport(_context(tls=tls))
         self._client = httpx.Client(transport=self._transport, headers=_HEADERS, trust_env=False)
 
@@ -88,7 +87,7 @@ class HttpWire:
         try:
             with self._client.stream(**_arguments(step)) as got:
                 status, local, headers = got.status_code, _local(got), got.headers
-                body = got.read()
+                body = _read_all(got)
         except Exception as error:
             if not status or step.read:
                 return Answer(error=_describe(error, step), local=local)
@@ -107,8 +106,11 @@ class AsyncHttpWire:
     """
 
     def __init__(self, *, tls: bool | ssl.SSLContext) -> None:
+        import anyio
         import httpx
 
+        load_idna()
+        anyio.connect_tcp, anyio.get_cancelled_exc_class()  # else loaded when it first connects
         self._client = httpx.AsyncClient(
             verify=_context(tls=tls),
             limits=httpx.Limits(max_keepalive_connections=0),
@@ -126,7 +128,7 @@ class AsyncHttpWire:
             async with asyncio.timeout(step.timeout):  # real time, as the sockets'
                 async with self._client.stream(**_arguments(step)) as got:
                     status, local, headers = got.status_code, _local(got), got.headers
-                    body = await got.aread()
+                    body = await aread_all(got)
         except Exception as error:
             if not status or step.read:
                 return Answer(error=_describe(error, step), local=local)
@@ -160,6 +162,34 @@ def _arguments(step: Send) -> dict[str, Any]:
     }
 
 
+def load_idna() -> None:
+    """Else loaded when the first name is resolved, in a thread's middle, where no fork waits for it."""
+    import codecs
+
+    codecs.lookup("idna")
+
+
+def _read_all(got: httpx.Response) -> bytes:
+    body = bytearray()
+    for part in got.iter_bytes():
+        body += _fitting(body, part)
+    return bytes(body)
+
+
+async def aread_all(got: httpx.Response) -> bytes:
+    """The body, but not more than fits."""
+    body = bytearray()
+    async for part in got.aiter_bytes():
+        body += _fitting(body, part)
+    return bytes(body)
+
+
+def _fitting(body: bytearray, part: bytes) -> bytes:
+    if len(body) + len(part) > _MOST:  # what answers may be anything, and 1 MB of gzip is 1 GB of zeros
+        raise ValueError(f"an answer of more than {_MOST >> 20} MB")
+    return part
+
+
 def _local(got: httpx.Response) -> str | None:
     """Our own address on the connection; asked before the body is read, which closes the connection."""
     stream = got.extensions.get("network_stream")
@@ -168,6 +198,8 @@ def _local(got: httpx.Response) -> str | None:
 
 
 def _describe(error: Exception, step: Send) -> str:
+    if type(error).__name__ == "LocalProtocolError":  # its words quote the header, which may be a token
+        return "a header or the path has characters that can not be sent"
     if isinstance(error, TimeoutError) or type(error).__name__.endswith("Timeout"):
         return f"no complete answer within {step.timeout:.3g} s ({type(error).__name__})"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

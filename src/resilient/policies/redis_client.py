@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import weakref
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ class RedisClient:
             raise ConfigError(
                 f"{owner} needs the package redis: pip install 'resilient-patterns[redis]'", path="url"
             ) from None
+        codecs.lookup("idna")  # else loaded by the thread that first connects, where no fork waits for it
         positive_seconds(owner, "timeout", timeout)
         if not isinstance(url, str):
             raise ConfigError(f"{owner}: url must be text such as 'redis://localhost:6379/0', not {url!r}", path="url")
