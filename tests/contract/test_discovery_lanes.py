@@ -215,7 +215,7 @@ def test_one_that_is_removed_is_cut_short_and_the_others_go_on(server: Slow, run
 
 def test_how_a_stream_ends_is_told_in_words(server: Slow) -> None:
     """At its end, when it breaks, when it is no success, and when nothing comes for too long."""
-    wire = StreamingWire(tls=False)
+    wire: StreamingWire
 
     async def lines(path: str, *said: bytes, last: bool = True, within: float = 5.0) -> list[tuple[int, bytes, str]]:
         asked = asyncio.create_task(wire.send(Send(Server(server.base), "GET", path, 5.0, stream=True)))
@@ -228,6 +228,8 @@ def test_how_a_stream_ends_is_told_in_words(server: Slow) -> None:
         return [(one.status, one.body, one.error) for one in answers]
 
     async def main() -> None:
+        nonlocal wire
+        wire = StreamingWire(tls=False)
         whole = HEAD + chunk(b"a\nb\n") + b"0\r\n\r\n"
         assert await lines("/whole", whole) == [(200, b"", ""), (200, b"a", ""), (200, b"b", ""), (204, b"", "")]
         broken = await lines("/broken", HEAD + chunk(b"a\nb"))

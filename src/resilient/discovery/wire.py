@@ -99,7 +99,7 @@ class HttpWire:
 
 
 class AsyncHttpWire:
-    """For one event loop.
+    """For one event loop, on which it is made.
 
     Args:
         tls: as in `http_wires`.
