@@ -410,6 +410,23 @@ async def test_the_eviction_looks_at_each_interval() -> None:
         assert len(app.store) == 0
 
 
+@pytest.mark.parametrize(("lease", "interval"), [(1, 0.1), (3, 2.0), (90, 2.0), (90, 60.0), (1, 7.0)])
+async def test_25_who_crashed_is_gone_after_lease_and_interval_at_the_latest(lease: int, interval: float) -> None:
+    """Never before the lease ends; and never later than a fifth more than both, whenever it registered."""
+    clock = VirtualClock()
+    app = RegistryApp(RegistryStore(clock=clock), eviction_interval=interval, clock=clock)
+    step = interval / 10
+    async with evicting(app):
+        for turn in range(5):
+            await clock.advance_async(turn * interval / 5)
+            app.store.register(record(duration=lease))
+            began = clock.monotonic()
+            while len(app.store):
+                await clock.advance_async(step)
+            assert lease < clock.monotonic() - began + step / 2
+            assert clock.monotonic() - began <= 1.2 * (lease + interval)
+
+
 async def test_the_eviction_forgives_a_pause_of_the_process() -> None:
     """When the task wakes a minute late, nobody could renew in that minute."""
     clock = VirtualClock()
