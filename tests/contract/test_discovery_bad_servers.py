@@ -193,6 +193,14 @@ def test_an_answer_that_is_too_large_is_not_taken(kind: str, packed: bool, monke
     server.close()
 
 
+@pytest.mark.parametrize("kind", URLS)
+def test_a_port_where_nobody_listens_is_told_in_the_systems_words(kind: str) -> None:
+    """Refused, not "All connection attempts failed", which is said of everything."""
+    with Discovery.from_url(URLS[kind].format("localhost:1")) as found:
+        found.instances("producer")
+        assert "Connection refused" in wait_until(found._trouble, timeout=20, what="the refusal")
+
+
 def test_a_list_without_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kubernetes' lists come in pages; a server that always knows a next one is told in words."""
     monkeypatch.setattr(kubernetes_watch, "_PAGES", 3)

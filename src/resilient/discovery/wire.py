@@ -202,4 +202,12 @@ def _describe(error: Exception, step: Send) -> str:
         return "a header or the path has characters that can not be sent"
     if isinstance(error, TimeoutError) or type(error).__name__.endswith("Timeout"):
         return f"no complete answer within {step.timeout:.3g} s ({type(error).__name__})"
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    words = _begin(error) or str(error)
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def _begin(error: BaseException) -> str:
+    """The system's own words: on an event loop "All connection attempts failed" stands before all of them."""
+    while (cause := error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__) is not None:
+        error = cause
+    return str(error) if isinstance(error, OSError) else ""
