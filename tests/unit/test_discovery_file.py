@@ -138,11 +138,14 @@ def test_a_file_that_breaks_and_vanishes_keeps_what_was_known_and_warns_once(
 def test_every_instance_that_can_not_be_read_is_named(caplog: pytest.LogCaptureFixture) -> None:
     """Which and why; the others are used, duplicates once."""
     services, problems = read_services(
-        {"p": ["a:1", "a:1", "a", {"port": 1}, {"host": "b", "port": True}, 7, {"host": "b", "port": 1}], " ": ["c:1"]}
+        {
+            "p": ["a:1", "a:1", "a:1?weight=2", {"port": 1}, {"host": "b", "port": True}, 7, {"host": "b", "port": 1}],
+            " ": ["c:1"],
+        }
     )
     assert [instance.host for instance in services["p"]] == ["a", "b"]
     assert problems == [
-        "p[2]: 'a' is no host:port (port 1 to 65535)",
+        "p[2]: 'a:1?weight=2' is no host:port (port 1 to 65535)",
         "p[3]: host must be an address or a name, not None",
         "p[4]: port must be from 1 to 65535, not True",
         "p[5]: an instance is 'host:port' or an object with host and port, not 7",

@@ -33,6 +33,12 @@ def test_a_wrong_static_url_is_refused_in_words(url: str) -> None:
         Discovery.from_url(url)
 
 
+def test_an_option_is_refused_by_name() -> None:
+    """There are none, and one that is written must not be passed over in silence."""
+    with pytest.raises(ConfigError, match="unknown option 'zone'; static:// has none"):
+        Discovery.from_url("static://a=b:1?zone=x")
+
+
 async def test_nobody_waits_for_what_will_not_come() -> None:
     """A static list is final: the answer is at once, in both worlds."""
     found = Discovery.from_url("static://a=b:1")

@@ -106,7 +106,7 @@ def _address(service: str, address: str) -> Instance:
     try:
         parts = urlsplit(f"//{address}")
         host, port = parts.hostname, parts.port
-        stray = bool(parts.path or parts.username) or any(map(str.isspace, address))
+        stray = any(map(str.isspace, address)) or any(mark in address for mark in "/@?#")
     except ValueError:
         host, port, stray = None, None, False
     if not host or not port or stray:

@@ -39,7 +39,11 @@ class StaticDiscovery(Discovery):
     def of_url(cls, url: str, /) -> StaticDiscovery:
         """Read `static://producer=a:1,b:2;other=c:3`; an IPv6 address stands in brackets."""
         services: dict[str, list[Instance]] = {}
-        for part in url.partition("://")[2].rstrip("/").split(";"):
+        listed, _, query = url.partition("://")[2].partition("?")
+        if query:
+            option = query.partition("=")[0].rpartition("@")[2]
+            raise ConfigError(f"static discovery: unknown option {option!r}; static:// has none", path=f"url.{option}")
+        for part in listed.rstrip("/").split(";"):
             if not part.strip():
                 continue
             name, equals, addresses = part.partition("=")
