@@ -8,6 +8,7 @@ useful, names are resolved anew each time, and a forked child has no socket to i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -207,7 +208,16 @@ def _describe(error: Exception, step: Send) -> str:
 
 
 def _begin(error: BaseException) -> str:
-    """The system's own words: on an event loop "All connection attempts failed" stands before all of them."""
-    while (cause := error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__) is not None:
+    """The system's own words: an event loop says "All connection attempts failed" of everything."""
+    while cause := _cause(error):
         error = cause
+    if isinstance(error, OSError) and error.errno and "Connect call failed" in str(error):  # asyncio's, with an address
+        return f"[Errno {error.errno}] {os.strerror(error.errno)}"
     return str(error) if isinstance(error, OSError) else ""
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        return error.exceptions[0]
+    given = error.__cause__ or next(iter(error.args), None)  # httpcore's have it among their arguments
+    return given if isinstance(given, BaseException) else None
