@@ -93,6 +93,9 @@ def test_an_interrupted_request_holds_nothing(statuses: tuple[int, ...]) -> None
     assert swept.places > 300
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in.*gc_callback:pytest.PytestUnraisableExceptionWarning"
+)  # hypothesis watches collections
 def test_an_interrupt_between_the_headers_and_the_caller_closes_the_answer() -> None:
     """A stream that nobody closes would keep a connection; what httpx's own closing leaves is not ours."""
 
