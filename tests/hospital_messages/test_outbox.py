@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import MetaData, select, update
 from sqlalchemy.engine import URL
 from sqlalchemy.schema import CreateTable
 
-from examples.hospital.messages import Relay, broker_of_url
+from examples.hospital.database import Database
+from examples.hospital.messages import Outbox, Relay, broker_of_url
 from examples.hospital.messages.local_broker import LocalBroker
 from resilient import ConfigError, State
 from tests.hospital_messages.books import Books
@@ -127,6 +129,36 @@ async def test_replicas_on_one_database_take_turns(server: LocalBroker, tmp_path
     assert taken.ids == [f"{number}" for number in range(61)]
     assert one.counts.published + two.counts.published == 61
     assert one.counts.repeated + two.counts.repeated == 0
+
+
+class _SlowToMark(Outbox):
+    """Waits before it marks, until it is told to go on."""
+
+    def __init__(self, metadata: MetaData) -> None:
+        super().__init__(metadata)
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def mark(self, database: Database, places: Sequence[int]) -> None:
+        self.begun.set()
+        await self.go_on.wait()
+        await super().mark(database, places)
+
+
+async def test_who_leaves_marks_what_it_has_published(server: LocalBroker, tmp_path: Path) -> None:
+    """Else whoever gets the lease next would publish all of it again."""
+    books = Books()
+    books.metadata.clear()
+    books.outbox = outbox = _SlowToMark(books.metadata)
+    async with books.database(tmp_path / "books.db") as database, broker_of_url(server.url) as broker:
+        relay = await Relay(outbox, database, broker).__aenter__()
+        async with database.writing() as connection:
+            await outbox.add(connection, "check_in", {})
+        await outbox.begun.wait()
+        leaving = asyncio.create_task(relay.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        outbox.go_on.set()
+        await leaving
+        assert (broker.counts.published, await outbox.pending(database)) == (1, 0)
 
 
 async def test_what_can_never_be_published_is_set_aside(server: LocalBroker, tmp_path: Path) -> None:

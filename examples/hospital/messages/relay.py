@@ -23,6 +23,7 @@ _ATTEMPTS = 2
 _BATCH = 100  # messages between two markings: what is published twice, at most, when a relay dies
 _POLL = 0.2  # seconds between two looks at an outbox in which nothing waits
 _LONGEST_PAUSE = 5.0  # seconds between two tries while the broker is away
+_LEAVE = 3.0  # seconds for what is under way at the end; what is published and not marked is published again
 _TIDY = 60.0  # seconds between two removals
 
 
@@ -60,7 +61,7 @@ class Relay:
         again = Retry("publish", attempts=_ATTEMPTS, ignore=ConfigError)
         self._guard = Pipeline(again, self.circuit, Timeout(_PUBLISH_TIMEOUT))
         self._holder = uuid.uuid4().hex
-        self._look = asyncio.Event()
+        self._look, self._leaving = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._tidied = time.monotonic()
         self._pause = _POLL
@@ -70,13 +71,13 @@ class Relay:
         self._look.set()
 
     async def _run(self) -> None:
-        while True:
+        while not self._leaving.is_set():
             self._look.clear()
             try:
                 if not await self._round():
                     await unless_set(self._look, _POLL)
             except Exception as error:
-                await asyncio.sleep(self._troubled(error))  # no wake: nothing new can be published either
+                await unless_set(self._leaving, self._troubled(error))  # no wake: nothing new can be published either
 
     async def _round(self) -> bool:
         """Publish some of what waits; False when nothing does, or somebody else publishes it."""
@@ -90,7 +91,7 @@ class Relay:
         done: list[int] = []
         try:
             for message in await self._outbox.waiting(self._database, _BATCH):  # asked for under the lease
-                if time.monotonic() > until:
+                if time.monotonic() > until or self._leaving.is_set():
                     break
                 if await self._publish(message):
                     done.append(message.place)
@@ -132,8 +133,13 @@ class Relay:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._leaving.set()
+        self._look.set()
         if self._task is not None:
-            await end(self._task)
+            try:
+                await asyncio.wait({self._task}, timeout=_LEAVE)
+            finally:
+                await end(self._task)
         try:
             await self._outbox.give_lease_back(self._database, self._holder)
         except Exception as error_of_it:
