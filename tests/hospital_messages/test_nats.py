@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import nats
 import pytest
 
-from examples.hospital.messages import DEAD_LETTERS, Message, Redelivery, broker_of_url
+from examples.hospital.messages import DEAD_LETTERS, Message, Redelivery, broker_of_url, nats_broker
 from examples.hospital.messages.local_broker import LocalBroker
 from tests.hospital_messages.members import QUICK
 from tests.hospital_messages.taking import Taken, publish_surely, until
@@ -212,3 +215,49 @@ async def test_members_that_start_together_find_one_stream(server: LocalBroker, 
 
     await asyncio.gather(*map(member, range(members)))
     assert sorted(taken.ids) == [f"{number}" for number in range(members)]
+
+
+@asynccontextmanager
+async def nonsense(greeting: bytes, port: int = 0) -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """Something that is no NATS server; its port, and whether somebody has heard it."""
+    heard = asyncio.Event()
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting)
+        writer.close()
+        heard.set()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", port) as server:
+        yield server.sockets[0].getsockname()[1], heard
+
+
+NONSENSE = {"too long": b"x" * 200_000, "no object": b"INFO []\r\n", "no word": b"INFO {}\r\n-ERR\r\n"}
+
+
+@pytest.mark.parametrize("greeting", NONSENSE.values(), ids=NONSENSE)
+async def test_what_answers_nonsense_at_first_may_be_a_broker_later(greeting: bytes, tmp_path: Path) -> None:
+    """The address was somebody else's when the service started."""
+    async with AsyncExitStack() as stack:
+        async with nonsense(greeting) as (port, heard):
+            broker = await stack.enter_async_context(broker_of_url(f"nats://127.0.0.1:{port}"))
+            await heard.wait()
+        with LocalBroker(tmp_path / "nats", port=port):
+            await publish_surely(broker, "check_in", {}, "1")
+
+
+async def test_an_address_that_was_taken_while_the_broker_was_away(
+    server: LocalBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client that heard somebody else there never tries again; there is a new one, also for who takes messages."""
+    monkeypatch.setattr(nats_broker, "_RECONNECT", 2)
+    taken = Taken()
+    async with broker_of_url(server.url) as broker:
+        broker.subscribe("check_in", "ward", taken)
+        await publish_surely(broker, "check_in", {}, "1")
+        await until(lambda: taken.ids)
+        server.kill()
+        async with nonsense(b"x" * 200_000, int(server.url.rpartition(":")[2])) as (_, heard):
+            await heard.wait()
+        server.start()
+        await publish_surely(broker, "check_in", {}, "2")
+        await until(lambda: "2" in taken.ids)

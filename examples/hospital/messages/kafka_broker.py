@@ -72,7 +72,7 @@ class KafkaBroker(Broker):
             )
             try:
                 await producer.start()
-            except (KafkaError, OSError) as error:
+            except Exception as error:  # of what reads as anything but Kafka, too
                 if not told:
                     logger.warning("the broker is away (%s: %s)", type(error).__name__, error)
                 told = True

@@ -18,7 +18,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header, PubAck, StorageType, StreamConfig
 from nats.js.errors import APIError, BadRequestError, NoStreamResponseError
 
-from examples.hospital.messages.broker import Broker, BrokerAwayError, end, unless
+from examples.hospital.messages.broker import Broker, BrokerAwayError, end, unless, unless_set
 from examples.hospital.messages.counts import Counts
 from examples.hospital.messages.delivery import Desk, Redelivery
 from examples.hospital.messages.message import Message, UnreadableBodyError, decode
@@ -31,6 +31,7 @@ _KEEP = 7 * 86_400.0  # seconds that a message stays in the stream
 _DEDUPE = 600.0  # seconds in which the server recognises the id of a message that it has stored
 _PUBLISH_TIMEOUT = 5.0
 _CONNECT_TIMEOUT = 2
+_RECONNECT = 10  # seconds for which a client may try by itself to connect again
 _PING = 2  # seconds; two without an answer, and the connection is given up: a frozen broker is noticed after 6 s
 _PULL = 2.0  # seconds that one request for a message lives; a restarted server knows none of those made before
 _NAME_IN_USE = 10058  # JetStream's error code: the stream is there, made with other settings
@@ -64,7 +65,10 @@ class NatsBroker(Broker):
                 await self._client.close()
 
     async def _stay_connected(self) -> None:
-        """Keep a client. It reconnects by itself for ever, but a server's `-ERR` closes it for good."""
+        """Keep a client. It reconnects by itself; when it is closed, or has tried for too long, there is a new one.
+
+        A server's `-ERR` closes it for good, and when something else than NATS answers, it never tries again.
+        """
         while True:
             closed = asyncio.Event()
 
@@ -86,10 +90,12 @@ class NatsBroker(Broker):
                     closed_cb=on_closed,
                 )
                 await self._on_back()
-                await closed.wait()
-            except (Error, OSError) as error:
+                await _end_of(client, closed)
+            except Exception as error:  # of what reads as anything but NATS, too
                 await self._on_error(error)
             await self._on_away()
+            with suppress(Error, OSError):
+                await client.close()
             await asyncio.sleep(1.0)
 
     async def _on_error(self, error: Exception) -> None:
@@ -186,6 +192,14 @@ class NatsBroker(Broker):
             await asyncio.sleep(self._redelivery.silence / 3)
             with suppress(Error, OSError):
                 await raw.in_progress()
+
+
+async def _end_of(client: Client, closed: asyncio.Event) -> None:
+    """Until it is closed, or has tried to connect again for too long."""
+    tries = 0
+    while not closed.is_set() and tries < _RECONNECT:
+        await unless_set(closed, 1.0)
+        tries = 0 if client.is_connected else tries + 1
 
 
 async def _handled(raw: Msg, topic: str, desk: Desk) -> float | None:
