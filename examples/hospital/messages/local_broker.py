@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from types import TracebackType
@@ -143,10 +144,8 @@ class LocalBroker:
 
     def _signal(self, number: signal.Signals) -> None:
         if self._pid and self.running:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(self._pid, number)
-            except ProcessLookupError:
-                return
 
     def _wait(self) -> None:
         """Until it has ended. Closing our end of the leash stops it, if nothing else did."""
@@ -159,7 +158,8 @@ class LocalBroker:
             leash.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             if self._pid:
-                os.kill(self._pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has ended just now
+                    os.kill(self._pid, signal.SIGKILL)
             leash.kill()
             leash.wait()
         self._pid = 0

@@ -78,8 +78,9 @@ def run(text: str, address: str) -> int:
             if asked.is_set() or not _wait_until_ready(process, address):
                 return _NO_START
             print(f"prometheus listening on http://{address}", flush=True)
-            status = process.wait()
-            return 0 if asked.is_set() else status
+            while process.poll() is None and not asked.wait(0.2):
+                pass
+            return 0 if asked.is_set() else process.returncode
         finally:
             _end(process)
 
