@@ -495,6 +495,23 @@ def test_leaving_tries_each_server_once_and_takes_404_for_an_answer() -> None:
     assert world.lease.due() == math.inf
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_registry_that_refuses_the_farewell_is_told_of_once(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A token that was revoked meanwhile leaves the entry there until its lease ends: somebody should know."""
+    world = World("http://a", "http://b")
+    world.register()
+    world.run(1)
+    world.sent.clear()
+    world.answer = lambda step: Answer(status)
+    world.lease.close()
+    drive(world.lease.leave(5.0), world.send, lambda _: None)
+    assert [(step.method, step.server.base) for _, step in world.sent] == [("DELETE", "http://a")]
+    name = world.lease.instance.id
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{name} could not be taken out of eureka://a (HTTP status {status}); its lease will end"
+    ]
+
+
 def test_closing_stops_a_registration_between_two_servers() -> None:
     """The request in flight ends; the next server is not told of an entry that is being taken out."""
     world = World("http://a", "http://b")

@@ -147,28 +147,35 @@ class KeptLease:
 
         The time left is shared among the servers left, so that one that hangs leaves some for the next.
         """
-        if self._sent and (yield from self._to_one(budget, self._farewell)):
+        if not self._sent:
+            return
+        answer = yield from self._to_one(budget, self._farewell)
+        if _heard(answer) and not answer.refused:  # 404: not there, which is what was wanted
             self._sent = False
-        elif self._sent:
-            logger.warning(
-                "%s could not be taken out of %s; its lease will end", self.instance.id or self, self._servers.name
-            )
+            return
+        logger.warning(
+            "%s could not be taken out of %s (%s); its lease will end",
+            self.instance.id or self,
+            self._servers.name,
+            answer,
+        )
 
     def fade(self, budget: float) -> Exchange[None]:
         """Tell callers to come no more, if the registry has a word for it."""
         return
         yield  # an exchange without a step
 
-    def _to_one(self, budget: float, make: Callable[[Server, float], Send]) -> Exchange[bool]:
-        """Ask each server once until one answers, all within `budget` seconds of real time; whether one did."""
+    def _to_one(self, budget: float, make: Callable[[Server, float], Send]) -> Exchange[Answer]:
+        """Ask each server once until one answers, all within `budget` seconds of real time; the last answer."""
+        answer = Answer(error="no server")
         end = REAL_CLOCK.monotonic() + budget  # sockets live in real time, whatever clock the policies run on
         servers = self._servers.order()
         for left, server in zip(range(len(servers), 0, -1), servers, strict=True):
             share = max((end - REAL_CLOCK.monotonic()) / left, 0.001)  # none left: the attempt fails at once
             answer = yield make(server, min(self._servers.timeout, share))
-            if 0 < answer.status < 500:  # 404: not there, which is what was wanted
-                return True
-        return False
+            if _heard(answer):
+                break
+        return answer
 
     def after_fork_in_child(self) -> None:
         """The entry is the parent's: the child says nothing about it."""
@@ -230,6 +237,11 @@ class KeptLease:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.instance.service} in {self._servers.name}>"
+
+
+def _heard(answer: Answer) -> bool:
+    """Whether a server that works said this: others know the same entries and refuse the same users."""
+    return 0 < answer.status < 500
 
 
 def is_address(host: str) -> bool:
