@@ -54,7 +54,7 @@ class Database:
         except ImportError as error:
             raise ConfigError(f"--database: {url.partition(':')[0]} needs the package {error.name}") from error
         except (ArgumentError, InvalidRequestError, TypeError) as error:
-            raise ConfigError(f"--database: {url!r} cannot be used: {error}") from error
+            raise ConfigError(f"--database: {self._url.render_as_string()} cannot be used: {error}") from error
         if self._sqlite:
             event.listen(self.engine.sync_engine, "connect", _we_begin_ourselves)
             event.listen(self.engine.sync_engine, "begin", _begin)
@@ -135,7 +135,8 @@ def _with_driver(url: str) -> URL:
     try:
         found = make_url(url)
     except ArgumentError as error:
-        raise ConfigError(f"--database: must be like 'sqlite:///patient.db', not {url!r}") from error
+        shown = url.rpartition("@")[2]  # what stands before may be a password
+        raise ConfigError(f"--database: must be like 'sqlite:///patient.db', not {shown!r}") from error
     driver = _DRIVERS.get(found.drivername)
     return found.set(drivername=f"{found.drivername}+{driver}") if driver else found
 

@@ -183,9 +183,10 @@ def test_a_timeout_never_moves_a_sync_call_to_a_thread() -> None:
     [
         (lambda _key: Pipeline(Retry("a"), Retry("b")), "one Retry says how often, not 2"),
         (lambda _key: Pipeline(Retry("a"), Hedge(name="b")), "Retry and Hedge together multiply"),
+        (lambda _key: Pipeline(Retry("a", on_result=bool)), "a transport's Retry judges answers by their status"),
     ],
 )
-def test_what_multiplies_is_refused(colour: Colour, policies: Any, message: str) -> None:
+def test_what_multiplies_or_would_not_be_asked_is_refused(colour: Colour, policies: Any, message: str) -> None:
     """Rule 21: at the first call of the key, with the key's name."""
     colour.open(name, Listed(*instances("a")), policies=policies)
     with pytest.raises(ConfigError, match=f"policies of 'producer': {message}"):

@@ -79,6 +79,14 @@ def test_a_port_that_is_taken(tmp_path: Path, module: str) -> None:
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in said
 
 
+@pytest.mark.parametrize("option", ["--database", "--broker"])
+def test_a_password_in_an_address_that_can_not_be_used_is_not_shown(option: str) -> None:
+    """Error output ends up in logs."""
+    said = refused("reception", *REGISTRY, option, "nonsense//ann:s3cret@host:9")
+    assert "host:9" in said
+    assert "s3cret" not in said
+
+
 def test_an_address_that_is_none_of_a_registry() -> None:
     """It is quoted, with what would be one."""
     assert "'nonsense' has no scheme" in refused("ward", "--registry", "nonsense")

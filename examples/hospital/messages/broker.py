@@ -200,16 +200,17 @@ def _split(url: object) -> tuple[SplitResult, int]:
     example = "such as nats://127.0.0.1:4222 or kafka://127.0.0.1:9092"
     if not isinstance(url, str):
         raise ConfigError(f"broker: the address must be text, {example}, not {url!r}", path="url")
+    shown = url.rpartition("@")[2]  # what stands before may be a password
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ConfigError(f"broker: {url!r} cannot be read ({error}); an address is {example}", path="url") from error
+        raise ConfigError(f"broker: {shown!r} cannot be read ({error}); an address is {example}", path="url") from error
     if parts.scheme not in {"nats", "kafka"}:
-        raise ConfigError(f"broker: an address begins with nats:// or kafka://, {example}, not {url!r}", path="url")
+        raise ConfigError(f"broker: an address begins with nats:// or kafka://, {example}, not {shown!r}", path="url")
     if parts.username or parts.password or parts.query or parts.fragment or parts.path not in {"", "/"}:
         raise ConfigError(f"broker: an address has a host and a port and nothing else, {example}", path="url")
     if not parts.hostname or not port:
         missing = "port" if parts.hostname else "host"
-        raise ConfigError(f"broker: the {missing} is missing in {url!r}; an address is {example}", path="url")
+        raise ConfigError(f"broker: the {missing} is missing in {shown!r}; an address is {example}", path="url")
     return parts, port

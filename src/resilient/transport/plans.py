@@ -40,6 +40,12 @@ class Plan:
         self.heed = heed
         self.holds = any(getattr(layer, "holds", False) for layer in layers)  # places, until the answer's body ends
         self.retry: Retry | None = layers[place] if retries else None  # type: ignore[assignment]  # looked at above
+        if self.retry is not None and self.retry._given.on_result is not None:
+            raise ConfigError(
+                f"policies of {key!r}: a transport's Retry judges answers by their status and never asks on_result;"
+                " put a Retry around the client's call",
+                path="policies",
+            )
         self.own = {id(layer): layer for layer in layers if isinstance(layer, Timeout)}
         self.attempt = _Part(inner) if inner else None
         self.call = (

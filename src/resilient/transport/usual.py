@@ -88,6 +88,8 @@ class Usual:
         arguments: dict[str, Any] = {"clock": self._clock}
         if setting in _DEFAULTS:
             arguments.update({path: self._told[path] for path in _VERDICTS if path in self._told})
+        if setting == "retry":
+            arguments.pop("on_result", None)  # it goes by the status of an answer
         if setting == "breaker":
             arguments.setdefault("ignore", self._says_nothing)
         told = getattr(given, "keywords", {})  # of its own table: that is more than what holds for the whole service
